@@ -1,0 +1,65 @@
+"""The state of a run between two rounds, on disk: all that an exact continuation needs."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from heterofl_core.errors import InputError
+from heterofl_core.files import atomic
+from heterofl_core.provenance import code_hash
+
+
+@dataclass
+class RunState:
+    """A run after some of its rounds. Draws are keyed by round, so nothing random needs keeping.
+
+    Attributes:
+        parameters: W_g.
+        round: rounds done.
+        rows: what `rounds.csv` will hold of them.
+        bytes_down, bytes_up: sent to clients and back so far.
+        training_seconds, evaluation_seconds: spent so far, over all sittings.
+        peak_memory_mb: the most that this process and its workers held together.
+    """
+
+    parameters: dict[str, Tensor]
+    round: int
+    rows: list[dict[str, Any]]
+    bytes_down: int = 0
+    bytes_up: int = 0
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
+def save_checkpoint(path: Path, state: RunState) -> None:
+    """Writes the state atomically: tensors, with the rest as JSON in the same file's header."""
+    progress = {name: value for name, value in vars(state).items() if name != "parameters"}
+    header = {"progress": json.dumps(progress), "code_hash": code_hash()}
+    with atomic(path) as temporary:
+        save_file(state.parameters, temporary, metadata=header)
+
+
+def load_checkpoint(path: Path) -> RunState:
+    """Reads a state.
+
+    Raises:
+        InputError: the file is damaged, or other code wrote it: continuing would mix two programs in
+            one result.
+    """
+    advice = "delete it to start the run anew"
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress, writer = json.loads(header["progress"]), header["code_hash"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"checkpoint {path} is damaged ({error}); {advice}") from error
+    if writer != code_hash():
+        raise InputError(f"checkpoint {path} was written by other code ({writer}); {advice}")
+    return RunState(parameters=parameters, **progress)

@@ -1,0 +1,125 @@
+"""What a client's model costs: the Ratio, Parameters, FLOPs and Space columns of Tables 5 to 7.
+
+The paper's FLOPs are those of the authors' counter, which works on one example and adds a layer's count
+once for each of its parameter tensors, so most layers count twice. A layer's count is its
+multiply-accumulates, plus one for each output of a convolution with bias; a norm's is twice its
+elements. True multiply-accumulates (MACs) stand beside it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from heterofl_core.levels import LEVELS, Mix, all_mixes, width_rate
+from heterofl_core.models import build_model
+
+BYTES = 4  # of a parameter in float32
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a model, or the mean cost of a mix.
+
+    Attributes:
+        parameters: trainable scalars.
+        paper_flops: the paper's count for one example.
+        macs: multiply-accumulates of convolutions and linear layers for one example.
+        space_mb: parameters × 4 bytes / 2^20, which is also what a client receives in a round.
+        ratio: parameters divided by those of the largest level of the mix.
+    """
+
+    parameters: float
+    paper_flops: float
+    macs: float
+    space_mb: float
+    ratio: float = 1.0
+
+
+def model_cost(arch: str, input_shape: tuple[int, ...], **model_options: Any) -> Cost:
+    """Counts the layers of a model while one example passes through it; nothing is computed.
+
+    Args:
+        arch, model_options: for `build_model`.
+        input_shape: of one example, such as (1, 28, 28).
+    """
+    with torch.device("meta"):
+        model = build_model(arch, **model_options)
+        example = torch.empty(1, *input_shape)
+    counts: list[tuple[int, int]] = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, output: counts.append(layer_count(layer, output)))
+        for layer in model.modules()
+    ]
+    model(example)
+    for hook in hooks:
+        hook.remove()
+    parameters = sum(value.numel() for value in model.parameters())
+    macs, paper_flops = (sum(column) for column in zip(*counts, strict=True))
+    return Cost(parameters, paper_flops, macs, parameters * BYTES / 2**20)
+
+
+def layer_count(layer: nn.Module, output: Tensor) -> tuple[int, int]:
+    """MACs and the paper's count of one layer for one example."""
+    tensors = len(list(layer.parameters(recurse=False)))
+    match layer:
+        case nn.Conv2d():
+            macs = output.numel() * layer.weight[0].numel()
+            return macs, tensors * (macs + (output.numel() if layer.bias is not None else 0))
+        case nn.Linear():
+            macs = output.numel() * layer.in_features
+            return macs, tensors * macs
+        case nn.BatchNorm2d() | nn.GroupNorm():
+            return 0, tensors * 2 * output.numel()
+    return 0, 0
+
+
+def mix_cost(mix: Mix, cost_of_level: Callable[[str], Cost]) -> Cost:
+    """The mean cost over a mix: what a client costs on average, as in the paper's tables."""
+    costs = [cost_of_level(level) for level in mix.levels]
+
+    def mean(name: str) -> float:
+        return float(sum(share * getattr(cost, name) for share, cost in zip(mix.shares, costs, strict=True)))
+
+    return Cost(
+        parameters=mean("parameters"),
+        paper_flops=mean("paper_flops"),
+        macs=mean("macs"),
+        space_mb=mean("space_mb"),
+        ratio=mean("parameters") / costs[0].parameters,
+    )
+
+
+def cost_table(arch: str = "cnn", input_shape: tuple[int, ...] = (1, 28, 28)) -> pd.DataFrame:
+    """The cost columns of Table 5 for all 31 mixes: as the paper prints them, then exact counts."""
+    of_level = {
+        level: model_cost(arch, input_shape, width_rate=width_rate(level), in_channels=input_shape[0])
+        for level in LEVELS
+    }
+    rows = []
+    for mix in all_mixes():
+        cost = mix_cost(mix, of_level.__getitem__)
+        rows.append(
+            {
+                "Model": str(mix),
+                "Ratio": f"{cost.ratio:.2f}",
+                "Parameters": in_thousands(cost.parameters),
+                "FLOPs": in_thousands(cost.paper_flops),
+                "Space (MB)": f"{cost.space_mb:.2f}",
+                "parameters": round(cost.parameters),
+                "paper_flops": round(cost.paper_flops),
+                "macs": round(cost.macs),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def in_thousands(count: float) -> str:
+    """A count as the paper prints it: 1556874 becomes 1.6 M, 98922 becomes 98.9 K."""
+    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f}"

@@ -1,0 +1,5 @@
+"""The one exception for input that a person can mend."""
+
+
+class InputError(ValueError):
+    """Input that cannot be used: one sentence that names it, its value and what is allowed."""

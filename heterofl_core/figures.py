@@ -1,0 +1,155 @@
+"""Figures of the study, in one visual language: a colour for each level a to e throughout.
+
+Nothing here needs torch. Each function returns a figure made without pyplot, which a notebook's cell
+then shows once.
+"""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes as Plot
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from heterofl_core.levels import LEVELS, width_rate
+from heterofl_core.selection import Axis, static_index
+
+LEVEL_COLOURS = dict(zip(LEVELS, ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
+"""Okabe and Ito's colours, told apart with any colour vision."""
+
+METRIC_COLOURS = {"global_accuracy": "#000000", "local_accuracy": "#56B4E9"}
+METRIC_NAMES = {"global_accuracy": "Global accuracy", "local_accuracy": "Local accuracy"}
+
+matplotlib.rcParams.update(
+    {
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 10,
+        "svg.fonttype": "path",  # looks the same wherever the page is read
+    }
+)
+
+
+def held_by(levels: str, width: int) -> np.ndarray:
+    """For each coordinate of a width×width weight, how many models of these levels hold it.
+
+    The count follows the indices that training uses; the largest level given is the global model.
+    """
+    outputs, inputs = Axis("outputs", width), Axis("inputs", width)
+    count = np.zeros((width, width), dtype=int)
+    for level in levels:
+        index = static_index({"weight": (outputs, inputs)}, width_rate(level) / width_rate(levels[0]))
+        count[np.ix_(index["outputs"], index["inputs"])] += 1
+    return count
+
+
+def nested_slices(width: int = 32) -> Figure:
+    """The sub-models of one weight, and over how many clients each coordinate is averaged.
+
+    Left: the blocks of levels a to e, each inside the next larger one. Right: six clients at levels a, a,
+    b, b, c, c, as in Figure 1 of the paper.
+    """
+    figure = Figure(figsize=(7.6, 3.7))
+    left, right = figure.subplots(1, 2)
+    smallest = held_by(LEVELS, width) - 1  # position of the smallest level that holds the coordinate
+    left.imshow(smallest, cmap=ListedColormap(list(LEVEL_COLOURS.values())), vmin=0, vmax=4)
+    left.set_title("Held by level")
+    for level in LEVELS:
+        edge = width * width_rate(level)
+        left.text(edge - 0.9, 0.1, level, ha="right", va="top", color="white", weight="bold", size=9)
+    clients = held_by("aabbcc", width)
+    image = right.imshow(clients, cmap="Blues", vmin=0, vmax=8)
+    right.set_title("Mean over how many of 6 clients")
+    for count in np.unique(clients):
+        rows, columns = np.nonzero(clients == count)
+        colour = "white" if image.norm(count) > 0.5 else "black"
+        right.text(columns.max() - 1, rows.max() - 1, str(count), ha="right", va="bottom", color=colour)
+    for plot in (left, right):
+        plot.set(xlabel="input channel", ylabel="output channel")
+        plot.spines[:].set_visible(False)
+    return figure
+
+
+def partition(label_counts: np.ndarray) -> Figure:
+    """Who holds what: training examples of each client and label.
+
+    Args:
+        label_counts: shape (clients, labels); see `Partition.label_counts`.
+    """
+    figure = Figure(figsize=(7.6, 2.4))
+    plot = figure.subplots()
+    sns.heatmap(
+        label_counts.T,
+        ax=plot,
+        cmap="Blues",
+        vmin=0,
+        cbar_kws={"label": "training examples", "pad": 0.02},
+        xticklabels=max(1, len(label_counts) // 10),
+        rasterized=True,
+    )
+    plot.set(xlabel="client", ylabel="label")
+    plot.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def curve(rounds: pd.DataFrame) -> Figure:
+    """Accuracy and training loss of one run over its communication rounds.
+
+    Args:
+        rounds: as in `rounds.csv`.
+    """
+    figure = Figure(figsize=(7.6, 4.6))
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    for metric, colour in METRIC_COLOURS.items():
+        above.plot(
+            rounds["round"], rounds[metric], marker="o", ms=3, color=colour, label=METRIC_NAMES[metric]
+        )
+    above.set(ylabel="accuracy (%)")
+    above.legend(frameon=False, loc="lower right")
+    below.plot(rounds["round"], rounds["train_loss"], color="#666666")
+    below.set(ylabel="local loss (nats)", xlabel="communication round")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    mark_decays(rounds, above, below)
+    return figure
+
+
+def mark_decays(rounds: pd.DataFrame, *plots: Plot) -> None:
+    """A dotted line where the learning rate decayed."""
+    for before, after, lr, next_lr in zip(
+        rounds["round"], rounds["round"][1:], rounds["lr"], rounds["lr"][1:], strict=False
+    ):
+        if next_lr < lr:
+            for plot in plots:
+                plot.axvline((before + after) / 2, color="#999999", linestyle=":", linewidth=1)
+
+
+def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
+    """One line for each run, one panel for each partition, coloured by the largest level of the mix.
+
+    Args:
+        curves: see `report.curves`.
+        metric: a column of it, such as `global_accuracy`.
+    """
+    partitions = sorted(curves["partition"].unique())
+    figure = Figure(figsize=(3.8 * len(partitions), 3.4))
+    plots = figure.subplots(1, len(partitions), sharey=True, squeeze=False)
+    for plot, partition in zip(plots[0], partitions, strict=True):
+        for _, run in curves[curves["partition"] == partition].groupby("run_id"):
+            levels = run["levels"].iloc[0]
+            plot.plot(
+                run["round"],
+                run[metric],
+                color=LEVEL_COLOURS[levels[0]],
+                linestyle="-" if len(levels) == 1 else "--",
+                marker="o",
+                ms=3,
+                label=levels,
+            )
+        plot.set(title=partition, xlabel="communication round")
+        plot.legend(frameon=False, loc="lower right", title="levels")
+        plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plots[0, 0].set(ylabel=f"{METRIC_NAMES[metric]} (%)")
+    return figure

@@ -1,0 +1,29 @@
+"""Where things lie: parameters, data and outputs."""
+
+import os
+import stat
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = ROOT / "params"
+BOOK = ROOT / "book"
+
+
+def outputs_folder() -> Path:
+    """The folder for runs and results: `HETEROFL_OUTPUTS`, else `outputs/` of this checkout."""
+    return Path(os.environ.get("HETEROFL_OUTPUTS") or ROOT / "outputs")
+
+
+def data_folder() -> Path:
+    """The folder for data sets: `HETEROFL_DATA`, else `data/` of this checkout."""
+    return Path(os.environ.get("HETEROFL_DATA") or ROOT / "data")
+
+
+def cache_folder() -> Path:
+    """The folder for decoded data: `cache/` in the data folder, or in this checkout's `data/` when
+    the data folder is a mirror that its permissions protect from writing (even from root).
+    """
+    folder = data_folder()
+    if folder.is_dir() and not folder.stat().st_mode & stat.S_IWUSR:
+        folder = ROOT / "data"
+    return folder / "cache"

@@ -1,0 +1,27 @@
+"""The architectures by name."""
+
+from typing import Any
+
+from heterofl_core.cnn import CNN
+from heterofl_core.errors import InputError
+from heterofl_core.sliceable import SliceableModel
+
+ARCHITECTURES: dict[str, type[SliceableModel]] = {"cnn": CNN}
+
+
+def build_model(arch: str, width_rate: float = 1.0, **options: Any) -> SliceableModel:
+    """Builds a network whose hidden widths are `width_rate` of the full ones.
+
+    Args:
+        arch: `cnn`.
+        width_rate: in (0, 1]; 1, 1/2, 1/4, 1/8, 1/16 for levels a to e.
+        options: of the architecture's class, such as `norm`, `scale`, `num_labels`.
+
+    Raises:
+        InputError: `arch` is unknown or `width_rate` is outside (0, 1].
+    """
+    if arch not in ARCHITECTURES:
+        raise InputError(f"arch {arch!r} is unknown; allowed are {', '.join(ARCHITECTURES)}")
+    if not 0 < width_rate <= 1:
+        raise InputError(f"width_rate {width_rate} is not allowed; it must be in (0, 1]")
+    return ARCHITECTURES[arch](width_rate=width_rate, **options)

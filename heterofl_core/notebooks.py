@@ -1,0 +1,69 @@
+"""Running an experiment's notebook through papermill, so that a run leaves a readable page behind."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from heterofl_core.errors import InputError
+from heterofl_core.files import atomic
+from heterofl_core.folders import BOOK, ROOT, outputs_folder
+from heterofl_core.params import split_settings
+from heterofl_core.records import record_path
+
+NOTEBOOKS = {"digits": "mnist", "mnist": "mnist"}
+"""For each data set the experiment's notebook in `book/experiments/`."""
+
+
+def executed_path(run_id: str) -> Path:
+    """The executed notebook of a run that is done."""
+    return outputs_folder() / "notebooks" / f"{run_id}.ipynb"
+
+
+def failed_path(run_id: str) -> Path:
+    """The notebook of a run that failed, with its traceback."""
+    return outputs_folder() / "failed" / f"{run_id}.ipynb"
+
+
+def run_notebook(values: Mapping[str, Any]) -> Path | None:
+    """Executes the notebook of one run.
+
+    papermill writes to a temporary file; the executed notebook appears only when the run is done.
+
+    Args:
+        values: parameters of the run and settings of its execution, as given.
+
+    Returns:
+        The executed notebook, or None if the run was done before.
+
+    Raises:
+        InputError: the settings are wrong, or the notebook failed; the message says where it lies.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    params, execution = split_settings(values)
+    if record_path(params.run_id).exists() and not execution.force:
+        print(f"{params.run_id} is done already; --force redoes it")
+        return None
+    path = executed_path(params.run_id)
+    source = BOOK / "experiments" / f"{NOTEBOOKS[params.dataset]}.ipynb"
+    with atomic(path) as temporary:
+        try:
+            papermill.execute_notebook(
+                source,
+                temporary,
+                parameters=dict(values),
+                cwd=ROOT,
+                kernel_name="python3",
+                progress_bar=False,  # the run's own bar says more
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
+        except PapermillExecutionError as error:
+            kept = failed_path(params.run_id)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(temporary.read_bytes())
+            raise InputError(f"{error.evalue} (the notebook and its traceback: {kept})") from error
+    failed_path(params.run_id).unlink(missing_ok=True)
+    return path

@@ -1,0 +1,88 @@
+"""Where a result comes from: code, versions, machine."""
+
+import ast
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from heterofl_core.folders import ROOT
+
+RESULT_MODULES = (
+    "clients",
+    "cnn",
+    "data",
+    "evaluation",
+    "federation",
+    "heterofl",
+    "layers",
+    "levels",
+    "models",
+    "partition",
+    "randomness",
+    "runs",
+    "selection",
+    "sliceable",
+)
+"""The modules that can change a result; parameters cannot, since a record holds them all."""
+
+PACKAGES = ("torch", "numpy", "scikit-learn", "joblib")
+"""The packages that can change a result."""
+
+
+def code_hash() -> str:
+    """A hash of the code that can change results; comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for module in RESULT_MODULES:
+        source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+        for piece in meaning(ast.parse(source)):
+            digest.update(piece.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def meaning(node: ast.AST) -> Iterator[str]:
+    """A syntax tree as text, without docstrings and without what differs between Python versions."""
+    yield type(node).__name__
+    for name, value in ast.iter_fields(node):
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant):
+                continue  # a docstring, or a constant that does nothing
+            if isinstance(part, ast.AST):
+                yield name
+                yield from meaning(part)
+            elif part is not None:
+                yield f"{name}={part!r}"
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine and commit, as JSON."""
+    status = git("status", "--porcelain", "--", "heterofl_core", "params", "book/experiments")
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "device": processor(),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": None if status is None else bool(status),
+        "code_hash": code_hash(),
+    }
+
+
+def git(*arguments: str) -> str | None:
+    """What git says in this checkout; None where there is no git or no checkout."""
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.machine()

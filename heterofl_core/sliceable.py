@@ -1,0 +1,31 @@
+"""What a network must say about itself so that HeteroFL can slice it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import nn
+
+from heterofl_core.selection import Axes, Axis
+
+Layout = Mapping[str, tuple[Axis | None, Axis | None]]
+"""For each layer's name the axes of its outputs and of its inputs; None does not shrink."""
+
+
+class SliceableModel(nn.Module, ABC):
+    """A network that declares, as data, along which axes its layers lie."""
+
+    @abstractmethod
+    def layout(self) -> Layout:
+        """The (output, input) axes of every layer that has parameters."""
+
+    def axes(self) -> Axes:
+        """The axes of every tensor in `state_dict()`.
+
+        Biases, and the elements and running estimates of norms, lie on the output axis; further
+        dimensions of a weight (a convolution's kernel) are held whole.
+        """
+        return {
+            f"{layer}.{name}": (*axes, None, None)[: value.dim()]
+            for layer, axes in self.layout().items()
+            for name, value in self.get_submodule(layer).state_dict().items()
+        }

@@ -1,0 +1,275 @@
+"""The book builds without a warning, needs no network, and reads well on a phone and in the dark.
+
+The pages are built once into a temporary folder, from a copy of `book/`, exactly as `make book` does it.
+"""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+Theme = Literal["light", "dark"]
+WIDTHS = (1300, 390)  # a laptop and a phone, in CSS pixels
+OUTSIDE = re.compile(r"(https?:)?//", re.IGNORECASE)
+
+
+def stored_notebook() -> nbformat.NotebookNode:
+    """An executed notebook with a progress bar and a formula, which would fail if it were executed."""
+    cell = new_code_cell("raise AssertionError('a stored notebook is not executed')", execution_count=1)
+    cell.outputs = [
+        new_output("stream", name="stdout", text="a stored line\n"),
+        new_output("stream", name="stderr", text="10%|#         | 1/10"),
+        new_output(
+            "display_data",
+            {"application/vnd.jupyter.widget-view+json": {"model_id": "bar"}},
+        ),
+    ]
+    widgets = {
+        "application/vnd.jupyter.widget-state+json": {
+            "state": {"bar": {}},
+            "version_major": 2,
+        }
+    }
+    metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        "language_info": {"name": "python"},
+        "widgets": widgets,
+    }
+    title = new_markdown_cell("# A stored notebook\n\n$x^2$")
+    return new_notebook(cells=[title, cell], metadata=metadata)
+
+
+def build(book: Path) -> subprocess.CompletedProcess[str]:
+    """Builds the book in place, with warnings as errors."""
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", str(book), "-W", "-n", "--keep-going"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted(page for page in site.rglob("*.html") if "_static" not in page.parts)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built pages, one stored notebook of the test's own among them."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    book = checkout / "book"
+    shutil.copytree(ROOT / "book", book, ignore=shutil.ignore_patterns("_build"))
+    for folder in ("outputs", "params"):  # what the report pages read
+        (checkout / folder).symlink_to(ROOT / folder)
+    (book / "executed").mkdir(exist_ok=True)
+    nbformat.write(stored_notebook(), book / "executed" / "stored.ipynb")
+    result = build(book)
+    assert result.returncode == 0, result.stderr
+    site = book / "_build" / "html"
+    assert {"index", "heterofl", "glossary", "stored"} <= {page.stem for page in pages(site)}
+    return site
+
+
+LOADING = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+}
+"""For each tag that loads something the attribute with its address."""
+
+
+class References(HTMLParser):
+    """Collects what a page loads, and its images without alternative text."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.images_without_alt: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        if tag in LOADING and not (tag == "link" and attributes.get("rel") == "canonical"):
+            self.loaded.append(attributes.get(LOADING[tag]) or "")
+        if tag == "img" and not (attributes.get("alt") or "").strip():
+            self.images_without_alt.append(attributes.get("src") or "")
+
+
+def test_pages_load_nothing_from_outside(site: Path) -> None:
+    for page in pages(site):
+        assert [url for url in References(page).loaded if OUTSIDE.match(url)] == [], page
+    for style in site.rglob("*.css"):
+        urls = re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")]+)", style.read_text("utf-8"))
+        assert [url for url in urls if OUTSIDE.match(url)] == [], style
+
+
+def test_images_have_alternative_text(site: Path) -> None:
+    for page in pages(site):
+        assert References(page).images_without_alt == [], page
+
+
+def test_executed_notebooks_are_shown_as_stored(site: Path) -> None:
+    page = (site / "executed" / "stored.html").read_text(encoding="utf-8")
+    assert "a stored line" in page
+    assert "10%|#" not in page  # progress bars are left out
+
+
+def test_failing_cell_fails_the_build(tmp_path: Path) -> None:
+    book = tmp_path / "book"
+    shutil.copytree(
+        ROOT / "book",
+        book,
+        ignore=shutil.ignore_patterns("_build", "executed", "report"),
+    )
+    header = "---\njupytext:\n  text_representation: {extension: .md, format_name: myst}\n"
+    header += "kernelspec: {name: python3, display_name: Python 3}\n---\n"
+    (book / "index.md").write_text(f"{header}# Failing\n\n```{{code-cell}}\n1 / 0\n```\n", "utf-8")
+    (book / "_toc.yml").write_text("format: jb-book\nroot: index\n", "utf-8")
+    result = build(book)
+    assert result.returncode != 0
+    assert "CellExecutionError" in result.stderr
+
+
+def code_table() -> list[tuple[str, list[str], str]]:
+    """The rows of the table "From equation to code": a file, names in it, and a test file."""
+    table = (ROOT / "book" / "heterofl.md").read_text(encoding="utf-8").split("## From equation to code")[1]
+    rows = []
+    for line in table.splitlines():
+        code = re.findall(r"`([^`]+)`", line)
+        if line.startswith("|") and code:
+            rows.append((code[0], code[1:-1], code[-1]))
+    return rows
+
+
+def defined_names(path: Path) -> set[str]:
+    """Functions and classes of a file, and methods as `Class.method`."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)}
+    return names
+
+
+@pytest.mark.parametrize(("file", "names", "test"), code_table())
+def test_equations_lead_to_code(file: str, names: list[str], test: str) -> None:
+    assert set(names) <= defined_names(ROOT / file)
+    assert (ROOT / test).is_file()
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    """Serves the site on this machine; gives its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no program 'chromium' on PATH: the pages are not looked at in a browser")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
+
+
+def open_page(browser: Browser, address: str, width: int, theme: Theme) -> tuple[Page, list[str]]:
+    """A page that can reach `address` only, and the list in which its complaints will appear."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    complaints: list[str] = []
+
+    def admit(route: Route) -> None:
+        if route.request.url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            complaints.append(f"request to {route.request.url}")
+            route.abort()
+
+    page.route("**/*", admit)
+    page.on("pageerror", lambda error: complaints.append(f"page error {error}"))
+    page.on(
+        "console",
+        lambda text: complaints.append(text.text) if text.type == "error" else None,
+    )
+    page.on(
+        "response",
+        lambda reply: (
+            None if reply.ok or reply.status == 304 else complaints.append(f"{reply.status} {reply.url}")
+        ),
+    )
+    return page, complaints
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_in_a_browser(browser: Browser, address: str, site: Path, width: int, theme: Theme) -> None:
+    page, complaints = open_page(browser, address, width, theme)
+    for file in pages(site):
+        name = file.relative_to(site).as_posix()
+        page.goto(f"{address}/{name}", wait_until="load")
+        assert page.evaluate("document.documentElement.dataset.theme") == theme, name
+        assert page.evaluate(PAGE_IS_WHOLE) == [], name
+        assert complaints == [], name
+    page.close()
+
+
+PAGE_IS_WHOLE = """async () => {
+    const problems = [], formulas = document.querySelectorAll(".math").length;
+    if (formulas) {
+        while (!window.MathJax?.startup?.promise) await new Promise(done => setTimeout(done, 10));
+        await MathJax.startup.promise;
+        const typeset = document.querySelectorAll(".math mjx-container").length;
+        if (typeset < formulas) problems.push(`${formulas - typeset} formulas are not typeset`);
+        if (document.querySelector("mjx-merror")) problems.push("a formula has an error");
+    }
+    for (const formula of document.querySelectorAll("div.math > mjx-container")) {
+        const [left, start] = [formula, formula.parentElement].map(e => e.getBoundingClientRect().left);
+        if (left < start - 1) problems.push(`a formula is cut at the left: ${formula.textContent}`);
+    }
+    for (const image of document.images) {
+        image.loading = "eager";
+        await image.decode().catch(() => {});
+        if (!image.naturalWidth) problems.push(`image did not load: ${image.src}`);
+    }
+    const width = document.documentElement.scrollWidth;
+    if (width > innerWidth + 1) problems.push(`the page is ${width} pixels wide`);
+    return problems;
+}"""
+"""Runs in the page; gives what is wrong with it."""
+
+
+def test_search_works_offline(browser: Browser, address: str) -> None:
+    page, complaints = open_page(browser, address, 1300, "light")
+    page.goto(f"{address}/search.html?q=shrinkage")
+    page.wait_for_selector("#search-results li a[href*='glossary.html']")
+    assert complaints == []
+    page.close()
