@@ -3,6 +3,7 @@
 run       one run, without Jupyter
 notebook  one run through its papermill notebook, which then is a page of the book
 collect   all records into outputs/results.csv
+pages     executed notebooks into the book
 cost      what each mix costs a client, as in Tables 5 to 7
 """
 
@@ -45,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
         )
         one.add_argument("--force", action="store_true", help="redo a run that is finished")
         one.set_defaults(command=command)
-    commands.add_parser("collect", help=collect.__doc__).set_defaults(command=collect)
-    commands.add_parser("cost", help=cost.__doc__).set_defaults(command=cost)
+    for name, command in (("collect", collect), ("pages", pages), ("cost", cost)):
+        commands.add_parser(name, help=command.__doc__).set_defaults(command=command)
     return parser
 
 
@@ -93,6 +94,14 @@ def collect(options: argparse.Namespace) -> None:
     from heterofl_core.records import collect
 
     print(collect())
+
+
+def pages(options: argparse.Namespace) -> None:
+    """executed notebooks into the book"""
+    from heterofl_core.pages import copy_pages
+
+    for page in copy_pages():
+        print(page)
 
 
 def cost(options: argparse.Namespace) -> None:

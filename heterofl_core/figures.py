@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from heterofl_core.levels import LEVELS, width_rate
+from heterofl_core.records import METRIC_NAMES
 from heterofl_core.selection import Axis, static_index
 
 LEVEL_COLOURS = dict(zip(LEVELS, ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
 """Okabe and Ito's colours, told apart with any colour vision."""
 
 METRIC_COLOURS = {"global_accuracy": "#000000", "local_accuracy": "#56B4E9"}
-METRIC_NAMES = {"global_accuracy": "Global accuracy", "local_accuracy": "Local accuracy"}
 
 matplotlib.rcParams.update(
     {

@@ -7,22 +7,12 @@ from typing import Any
 
 from heterofl_core.errors import InputError
 from heterofl_core.files import atomic
-from heterofl_core.folders import BOOK, ROOT, outputs_folder
+from heterofl_core.folders import BOOK, ROOT
 from heterofl_core.params import split_settings
-from heterofl_core.records import record_path
+from heterofl_core.records import executed_path, failed_path, record_path
 
 NOTEBOOKS = {"digits": "mnist", "mnist": "mnist"}
 """For each data set the experiment's notebook in `book/experiments/`."""
-
-
-def executed_path(run_id: str) -> Path:
-    """The executed notebook of a run that is done."""
-    return outputs_folder() / "notebooks" / f"{run_id}.ipynb"
-
-
-def failed_path(run_id: str) -> Path:
-    """The notebook of a run that failed, with its traceback."""
-    return outputs_folder() / "failed" / f"{run_id}.ipynb"
 
 
 def run_notebook(values: Mapping[str, Any]) -> Path | None:

@@ -15,7 +15,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.files import atomic, write_text
 from heterofl_core.folders import outputs_folder
 
-METRICS = ("global_accuracy", "local_accuracy")
+METRIC_NAMES = {"global_accuracy": "Global accuracy", "local_accuracy": "Local accuracy"}
 """In percent; more is better."""
 
 
@@ -37,6 +37,16 @@ def rounds_path(run_id: str) -> Path:
 def checkpoint_path(run_id: str) -> Path:
     """The checkpoint of a run that is not done."""
     return runs_folder() / run_id / "checkpoint.safetensors"
+
+
+def executed_path(run_id: str) -> Path:
+    """The executed notebook of a run that is done."""
+    return outputs_folder() / "notebooks" / f"{run_id}.ipynb"
+
+
+def failed_path(run_id: str) -> Path:
+    """The notebook of a run that failed, with its traceback."""
+    return outputs_folder() / "failed" / f"{run_id}.ipynb"
 
 
 def write_run(record: dict[str, Any], rounds: pd.DataFrame) -> None:
@@ -73,7 +83,7 @@ def metrics(rounds: pd.DataFrame) -> dict[str, float | int]:
     The paper's tables give the best, chosen on the test set.
     """
     values: dict[str, float | int] = {}
-    for name in METRICS:
+    for name in METRIC_NAMES:
         best = int(rounds[name].to_numpy().argmax())
         values[f"final_{name}"] = float(rounds[name].to_numpy()[-1])
         values[f"best_{name}"] = float(rounds[name].to_numpy()[best])

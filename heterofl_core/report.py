@@ -3,7 +3,7 @@
 Nothing here needs torch, and nothing is computed that is not in `outputs/` or `params/paper/`.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,10 +11,9 @@ from pandas.io.formats.style import Styler
 
 from heterofl_core.folders import PARAMS
 from heterofl_core.levels import Mix
-from heterofl_core.notebooks import executed_path
-from heterofl_core.params import planned_schedule
+from heterofl_core.params import RunParams, planned_schedule
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import all_records, read_rounds, results_table
+from heterofl_core.records import METRIC_NAMES, all_records, executed_path, read_rounds, results_table
 
 PAPER_CELLS = {
     ("iid", "global_accuracy"): "iid_global_accuracy",
@@ -126,7 +125,7 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
 def table_of_runs(runs: pd.DataFrame) -> Styler:
     """`beside_paper` for people: each run leads to its page, if it has one."""
     table = beside_paper(runs).reset_index(drop=True)
-    table["metric"] = table["metric"].str.removesuffix("_accuracy").str.capitalize()
+    table["metric"] = table["metric"].map(METRIC_NAMES).str.removesuffix(" accuracy")
     table["levels"] = [
         f'<a href="../executed/{run_id}.html">{levels}</a>' if executed_path(run_id).exists() else levels
         for run_id, levels in zip(table["run_id"], table["levels"], strict=True)
@@ -165,3 +164,44 @@ def schedules() -> pd.DataFrame:
             plan = planned_schedule({"dataset": dataset, "partition": partition})
             columns[f"{dataset}, {partition}"] = plan
     return pd.DataFrame(columns)
+
+
+def settings_of(params: RunParams) -> pd.DataFrame:
+    """All parameters of a run, one row each."""
+    return pd.Series(params.model_dump(mode="json"), name=params.run_id).astype(str).to_frame()
+
+
+def accuracies_of(record: Mapping[str, Any]) -> pd.DataFrame:
+    """The accuracies of one run: the best over its evaluated rounds, and the last round's."""
+    metrics = record["metrics"]
+    rows = {
+        name: {
+            "best (%)": f"{metrics[f'best_{metric}']:.2f}",
+            "in round": metrics[f"best_{metric}_round"],
+            "final (%)": f"{metrics[f'final_{metric}']:.2f}",
+        }
+        for metric, name in METRIC_NAMES.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def how_it_ran(record: Mapping[str, Any]) -> str:
+    """Run id, time and machine of one run, as text of a few lines."""
+    return (
+        f"run {record['run_id']}\n"
+        f"{record['rounds_done']} rounds in {record['seconds']} s: training {record['training_seconds']} s, "
+        f"evaluation {record['evaluation_seconds']} s\n"
+        f"{record['workers']} workers on {record['device']}, up to {record['peak_memory_mb']} MB of memory\n"
+        f"code {record['code_hash']}, commit {record['git_commit']}"
+        f"{' with uncommitted changes' if record['git_dirty'] else ''}"
+    )
+
+
+def title_of(params: Mapping[str, Any]) -> str:
+    """A title for the page of one run."""
+    names = {"digits": "Digits", "mnist": "MNIST"}
+    seed = f", seed {params['seed']}" if params["seed"] else ""
+    return (
+        f"{names[params['dataset']]}, {params['partition'].replace('iid', 'IID')}, "
+        f"levels {params['levels']} ({params['assignment']}), {params['rounds']} rounds{seed}"
+    )
