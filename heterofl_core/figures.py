@@ -4,6 +4,8 @@ Nothing here needs torch. Each function returns a figure made without pyplot, wh
 then shows once.
 """
 
+import math
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -29,6 +31,7 @@ matplotlib.rcParams.update(
         "axes.spines.right": False,
         "font.size": 10,
         "svg.fonttype": "path",  # looks the same wherever the page is read
+        "svg.hashsalt": "heterofl",  # the same figure is the same file
     }
 )
 
@@ -127,17 +130,20 @@ def mark_decays(rounds: pd.DataFrame, *plots: Plot) -> None:
 
 
 def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
-    """One line for each run, one panel for each partition, coloured by the largest level of the mix.
+    """One line for each run, one panel for each data set and partition, coloured by the largest level.
 
     Args:
         curves: see `report.curves`.
         metric: a column of it, such as `global_accuracy`.
     """
-    partitions = sorted(curves["partition"].unique())
-    figure = Figure(figsize=(3.8 * len(partitions), 3.4))
-    plots = figure.subplots(1, len(partitions), sharey=True, squeeze=False)
-    for plot, partition in zip(plots[0], partitions, strict=True):
-        for _, run in curves[curves["partition"] == partition].groupby("run_id"):
+    panels = list(curves.groupby(["dataset", "partition"]))
+    rows = math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(7.6, 3.2 * rows))
+    plots = figure.subplots(rows, 2, squeeze=False)
+    for plot in plots.flat[len(panels) :]:
+        plot.remove()
+    for plot, (names, runs) in zip(plots.flat, panels, strict=False):
+        for _, run in runs.groupby("run_id"):
             levels = run["levels"].iloc[0]
             plot.plot(
                 run["round"],
@@ -148,8 +154,7 @@ def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
                 ms=3,
                 label=levels,
             )
-        plot.set(title=partition, xlabel="communication round")
+        plot.set(title=", ".join(map(str, names)), xlabel="communication round", ylabel=f"{METRIC_NAMES[metric]} (%)")
         plot.legend(frameon=False, loc="lower right", title="levels")
         plot.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plots[0, 0].set(ylabel=f"{METRIC_NAMES[metric]} (%)")
     return figure

@@ -33,22 +33,20 @@ PAPER_SETTINGS = {
 }
 """What a run must have in common with the paper's, beside its schedule, to stand beside its cell."""
 
-NAMES = {
+COLUMNS = {
     "dataset": "Data",
     "partition": "Partition",
     "levels": "Levels",
-    "assignment": "Assignment",
-    "protocol": "Schedule",
-    "rounds": "Rounds",
+    "schedule": "Schedule",
     "seed": "Seed",
     "metric": "Accuracy",
-    "paper": "Paper, best (%)",
-    "best": "Ours, best (%)",
-    "final": "Ours, final (%)",
+    "paper": "Paper",
+    "best": "Best",
+    "final": "Final",
     "difference": "Best − paper",
     "state": "Code",
 }
-MEASURED = ("paper", "best", "final", "difference")  # percent
+"""What `table_of_runs` shows, and under which heading; accuracies in percent."""
 
 
 def results() -> pd.DataFrame:
@@ -98,12 +96,12 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
         runs: rows of `results`.
 
     Returns:
-        The columns of `NAMES`, and `run_id`. `paper` and `difference` are missing where the paper has no
-        such cell.
+        The run's settings, `metric`, `best`, `final`, `paper`, `difference` (best - paper) and `state`;
+        `paper` and `difference` are missing where the paper has no such cell.
     """
     rows = [
         {
-            **{name: run[name] for name in ("run_id", *NAMES) if name in run},
+            **run[["run_id", "dataset", "partition", "levels", "assignment", "protocol", "rounds", "seed"]],
             "metric": metric,
             "best": run[f"best_{metric}"],
             "final": run[f"final_{metric}"],
@@ -114,31 +112,34 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
         for partition, metric in PAPER_CELLS
         if run["partition"] == partition
     ]
-    table = pd.DataFrame(rows, columns=["run_id", *NAMES, "comparable"]).drop(columns=["paper", "difference"])
-    table = table.merge(paper_accuracies(), how="left", on=["dataset", "partition", "levels", "metric"])
-    table["paper"] = table["paper"].where(table["comparable"].astype(bool))
+    table = pd.DataFrame(rows).merge(
+        paper_accuracies(), how="left", on=["dataset", "partition", "levels", "metric"]
+    )
+    table["paper"] = table["paper"].where(table.pop("comparable"))
     table["difference"] = table["best"] - table["paper"]
     order = ["dataset", "partition", "levels", "metric", "protocol", "rounds", "seed"]
-    return table.sort_values(order, ascending=[False, *[True] * 6])[["run_id", *NAMES]]
+    return table.sort_values(order, ascending=[False, *[True] * 6], ignore_index=True)
 
 
 def table_of_runs(runs: pd.DataFrame) -> Styler:
     """`beside_paper` for people: each run leads to its page, if it has one."""
-    table = beside_paper(runs).reset_index(drop=True)
+    table = beside_paper(runs)
     table["metric"] = table["metric"].map(METRIC_NAMES).str.removesuffix(" accuracy")
+    table["schedule"] = table["protocol"] + ", " + table["rounds"].astype(str) + " rounds"
+    described = table["levels"] + ", " + table["assignment"]
     table["levels"] = [
         f'<a href="../executed/{run_id}.html">{levels}</a>' if executed_path(run_id).exists() else levels
-        for run_id, levels in zip(table["run_id"], table["levels"], strict=True)
+        for run_id, levels in zip(table["run_id"], described, strict=True)
     ]
-    numbers: list[Hashable] = [NAMES[name] for name in ("rounds", "seed", *MEASURED)]
+    numbers: list[Hashable] = [COLUMNS[name] for name in ("seed", "paper", "best", "final", "difference")]
     return (
-        table.drop(columns="run_id")
-        .rename(columns=NAMES)
+        table[list(COLUMNS)]
+        .rename(columns=COLUMNS)
         .style.hide(axis="index")
         .format(precision=2, na_rep="–")
         .format("{:+.2f}", subset=["Best − paper"], na_rep="–")
         .set_properties(subset=numbers, **{"text-align": "right", "font-variant-numeric": "tabular-nums"})
-        .set_table_attributes('class="dataframe runs"')
+        .set_table_attributes('class="dataframe"')  # as the theme styles tables, light and dark
     )
 
 
@@ -192,7 +193,7 @@ def how_it_ran(record: Mapping[str, Any]) -> str:
         f"{record['rounds_done']} rounds in {record['seconds']} s: training {record['training_seconds']} s, "
         f"evaluation {record['evaluation_seconds']} s\n"
         f"{record['workers']} workers on {record['device']}, up to {record['peak_memory_mb']} MB of memory\n"
-        f"code {record['code_hash']}, commit {record['git_commit']}"
+        f"code {record['code_hash']}, commit {str(record['git_commit'])[:12]}"
         f"{' with uncommitted changes' if record['git_dirty'] else ''}"
     )
 

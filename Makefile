@@ -1,0 +1,54 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+# Options for pip: for instance, an index with CPU-only builds of torch.
+PIP_OPTIONS ?=
+BIN := .venv/bin
+CORE := $(BIN)/python -m heterofl_core
+
+.PHONY: help quickstart run book test lint bench lock clean
+
+help: ## Shows this list.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+# The environment: made once, and again when a pinned version changes.
+.venv/installed: pyproject.toml constraints.txt
+	@echo "Installing into .venv; this takes some minutes, once."
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,book,dev]'
+	@touch $@
+
+quickstart: .venv/installed ## Installs, runs HeteroFL on handwritten digits through papermill, builds the book.
+	$(CORE) notebook --file params/quickstart.yaml
+	@$(MAKE) --no-print-directory book
+
+run: .venv/installed ## Runs one experiment through papermill: make run P="-p dataset=mnist -p levels=e -p rounds=20"
+	$(CORE) notebook $(P)
+
+book: .venv/installed ## Builds the book from the records in outputs/; trains nothing.
+	$(CORE) collect
+	$(CORE) pages
+	$(BIN)/jupyter-book build book --warningiserror --nitpick --keep-going --quiet
+	@echo "The book: $(CURDIR)/book/_build/html/index.html"
+
+test: .venv/installed ## Runs every check of the code, the notebooks and the book.
+	$(BIN)/pytest
+
+lint: .venv/installed ## Checks style and types, notebooks included.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbqa mypy book/experiments
+
+lock: ## Derives constraints.txt from the versions in pyproject.toml.
+	rm -rf .lock
+	$(PYTHON) -m venv .lock
+	.lock/bin/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[train,book,dev]'
+	{ echo '# Derived from pyproject.toml by `make lock`; not to be edited.'; \
+	  .lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+	rm -rf .lock
+
+clean: ## Removes what a build makes anew; records and environment stay.
+	rm -rf book/_build book/executed outputs/results.csv

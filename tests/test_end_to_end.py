@@ -1,0 +1,49 @@
+"""The whole way of the data: parameters, papermill notebook, record, results, book."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what a fresh clone has, without any run."""
+    for folder in ("heterofl_core", "params", "book"):
+        ignore = shutil.ignore_patterns("_build", "executed", "__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    return tmp_path
+
+
+def test_a_run_becomes_a_page_and_a_row_of_the_book(checkout: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    environment.pop("HETEROFL_OUTPUTS", None)
+    tools = Path(sys.executable).parent
+
+    def step(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    core = [sys.executable, "-m", "heterofl_core"]
+    step(*core, "notebook", "-f", "params/quickstart.yaml", "-p", "protocol=smoke", "-p", "num_clients=20")
+    step(*core, "collect")
+    step(*core, "pages")
+    step(str(tools / "jupyter-book"), "build", "book", "-W", "-n", "--keep-going")
+
+    results = pd.read_csv(checkout / "outputs" / "results.csv")
+    (run_id,) = results["run_id"]
+    site = checkout / "book" / "_build" / "html"
+    page = (site / "executed" / f"{run_id}.html").read_text()
+    assert "Digits, IID, levels a-c-e (dynamic), 2 rounds" in page
+    table = (site / "report" / "runs.html").read_text()
+    assert f'href="../executed/{run_id}.html"' in table
+    assert f"{results['best_global_accuracy'][0]:.2f}" in table

@@ -1,0 +1,106 @@
+"""The experiment notebooks: how they are stored, and that papermill runs them."""
+
+import ast
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from heterofl_core.errors import InputError
+from heterofl_core.notebooks import NOTEBOOKS, run_notebook
+from heterofl_core.params import SCHEDULES, Execution, RunParams, from_namespace
+from heterofl_core.records import executed_path, failed_path, record_path, runs_folder
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "book" / "experiments"
+SMOKE = {"dataset": "digits", "levels": "c-e", "protocol": "smoke", "num_clients": 20, "workers": 1}
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameters_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    return cell
+
+
+@pytest.fixture(params=sorted(EXPERIMENTS.glob("*.ipynb")), ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
+    """Each notebook as it is stored."""
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_every_data_set_has_its_notebook() -> None:
+    assert set(NOTEBOOKS) == set(SCHEDULES["datasets"])
+    assert {f"{name}.ipynb" for name in NOTEBOOKS.values()} <= {path.name for path in EXPERIMENTS.iterdir()}
+
+
+def test_a_notebook_is_stored_without_outputs(notebook: nbformat.NotebookNode) -> None:
+    assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(notebook))
+    assert "papermill" not in notebook.metadata
+
+
+def test_a_notebook_defines_nothing_and_has_no_loop(notebook: nbformat.NotebookNode) -> None:
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    kinds = {type(node) for node in ast.walk(ast.parse(source))}
+    assert not kinds & {ast.FunctionDef, ast.ClassDef, ast.For, ast.While}
+
+
+def test_the_first_code_cell_has_every_parameter_once_with_a_comment(
+    notebook: nbformat.NotebookNode,
+) -> None:
+    cell = parameters_cell(notebook)
+    assert cell is code_cells(notebook)[0]
+    settings = [line for line in cell.source.splitlines() if not line.startswith("#")]
+    names = [line.split(" = ")[0] for line in settings]
+    assert sorted(names) == sorted([*RunParams.model_fields, *Execution.model_fields])
+    assert all("  # " in line for line in settings)
+
+
+def test_the_first_code_cell_as_it_stands_is_valid(notebook: nbformat.NotebookNode) -> None:
+    namespace: dict[str, object] = {}
+    exec(parameters_cell(notebook).source, namespace)
+    params, execution = from_namespace(namespace)
+    assert params.dataset in NOTEBOOKS
+    assert execution == Execution()
+
+
+def test_papermill_runs_a_notebook_to_its_record(outputs: Path) -> None:
+    path = run_notebook(SMOKE)
+    assert path is not None
+    record = json.loads(record_path(path.stem).read_text())
+    assert record["rounds_done"] == 2
+    assert record["params"]["levels"] == "c-e"
+    executed = nbformat.read(path, as_version=4)
+    assert all(cell.execution_count for cell in code_cells(executed) if cell.source)
+    images = [
+        output
+        for cell in code_cells(executed)
+        for output in cell.outputs
+        if "image/svg+xml" in output.get("data", {})
+    ]
+    assert len(images) == 2  # the partition and the curve
+    last = code_cells(executed)[-1].outputs[0]["text"]
+    assert record["run_id"] in last
+    assert record["device"] in last
+    assert run_notebook(SMOKE) is None  # a finished run is not done again
+
+
+def test_a_failed_notebook_is_kept_with_its_traceback_and_leaves_no_run(outputs: Path) -> None:
+    too_many = {**SMOKE, "num_clients": 100_000}
+    with pytest.raises(
+        InputError, match="num_clients 100000 is more than the 1437 training examples"
+    ) as error:
+        run_notebook(too_many)
+    (kept,) = failed_path("any").parent.glob("*.ipynb")
+    assert str(kept) in str(error.value)
+    assert "Traceback" in kept.read_text()
+    assert not executed_path(kept.stem).exists()
+    assert not list(runs_folder().rglob("*"))
+
+
+def test_a_misspelt_parameter_is_found_before_a_kernel_starts(outputs: Path) -> None:
+    with pytest.raises(InputError, match=r"'roudns' .* did you mean 'rounds'"):
+        run_notebook({**SMOKE, "roudns": 3})
+    assert not list(outputs.rglob("*"))

@@ -1,0 +1,29 @@
+"""What the README promises."""
+
+import io
+import re
+from pathlib import Path
+
+from heterofl_core import figures
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_picture_is_what_the_code_draws() -> None:
+    """Made by `figures.nested_slices().savefig(PATH, metadata={"Date": None}, facecolor="white")`."""
+    drawn = io.StringIO()
+    figures.nested_slices().savefig(drawn, format="svg", metadata={"Date": None}, facecolor="white")
+    assert drawn.getvalue() == (ROOT / "book" / "figures" / "nested-slices.svg").read_text(encoding="utf-8")
+
+
+def test_every_make_target_that_it_names_exists() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = set(re.findall(r"\bmake ([a-z]+)", README.replace("make and git", "")))
+    assert {"quickstart", "test", "run", "book"} <= named <= set(targets)
+
+
+def test_every_file_that_it_links_to_exists() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
