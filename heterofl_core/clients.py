@@ -129,11 +129,14 @@ def normalise(inputs: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> Te
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Runs torch on one thread: sums are then taken in one order, whatever the machine."""
+    """Runs torch on one thread, so that sums are taken in one order whatever the machine, and leaves its
+    global generator as it was.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         torch.set_num_threads(threads)
 

@@ -154,7 +154,11 @@ def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
                 ms=3,
                 label=levels,
             )
-        plot.set(title=", ".join(map(str, names)), xlabel="communication round", ylabel=f"{METRIC_NAMES[metric]} (%)")
+        plot.set(
+            title=", ".join(map(str, names)),
+            xlabel="communication round",
+            ylabel=f"{METRIC_NAMES[metric]} (%)",
+        )
         plot.legend(frameon=False, loc="lower right", title="levels")
         plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

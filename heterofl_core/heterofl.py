@@ -25,7 +25,9 @@ def coordinates(shape: torch.Size, axes: tuple[Axis | None, ...], index: Index) 
 
 def slice_parameters(parameters: Parameters, axes: Axes, index: Index) -> dict[str, Tensor]:
     """W_m = W_g[:d_m, :k_m] (Algorithm 1): a copy of the block of each parameter that `index` holds."""
-    return {name: value[coordinates(value.shape, axes[name], index)] for name, value in parameters.items()}
+    return {
+        name: value[coordinates(value.shape, axes[name], index)].clone() for name, value in parameters.items()
+    }
 
 
 def aggregate(
@@ -42,7 +44,7 @@ def aggregate(
         axes: of the global model.
         updates: for each client what it holds, and its parameters in the shapes of that block.
 
-    Sums are taken in float64, so that the result does not depend on the order of the clients.
+    Sums are taken in float64: the mean of float32 values is then as good as exact.
     """
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
     count = {name: torch.zeros_like(value, dtype=torch.int32) for name, value in parameters.items()}

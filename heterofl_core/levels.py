@@ -26,7 +26,7 @@ class Mix:
     """Levels that take part, from large to small, and the parts in which they do.
 
     `a-e` has equal parts; `a3-e7` three tenths of level a and seven of level e; `a33-b33-c34` counts
-    in hundredths.
+    in hundredths. However it is written, a mix has one form: `a5-e5` is `a-e`, `a30-e70` is `a3-e7`.
 
     Attributes:
         levels: distinct letters from large to small.
@@ -61,6 +61,10 @@ class Mix:
                 f"levels {text!r} adds up to {sum(numbers)}; the numbers are tenths or hundredths of "
                 "the clients and must add up to 10 or 100"
             )
+        if len(set(numbers)) == 1:
+            return cls(levels, (1,) * len(levels))
+        if all(number % 10 == 0 for number in numbers):  # hundredths that are whole tenths
+            numbers = [number // 10 for number in numbers]
         return cls(levels, tuple(numbers))
 
     def __str__(self) -> str:

@@ -168,12 +168,13 @@ def run_params(**values: Any) -> RunParams:
         planned = RunParams(**{**params.model_dump(), **plan})
     except ValidationError as failure:
         raise InputError(sentence(failure)) from failure
-    changes: dict[str, Any] = {}
+    mix = Mix.parse(params.levels)
+    changes: dict[str, Any] = {"levels": str(mix)}
     if params != planned:
         changes["protocol"] = "custom"
     if changes.get("protocol", params.protocol) != "short":
         changes["schedule_factor"] = 1.0
-    if len(Mix.parse(params.levels).levels) == 1:
+    if len(mix.levels) == 1:
         changes["assignment"] = "fix"
     return params.model_copy(update=changes)
 

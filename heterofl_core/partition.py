@@ -104,7 +104,7 @@ def deal_by_label(labels: np.ndarray, drawn: np.ndarray, rng: np.random.Generato
         labels: of the examples, shape (examples,).
         drawn: labels drawn by each client, shape (clients, labels_per_client).
     """
-    owner = np.empty(len(labels), dtype=int)
+    owner = np.full(len(labels), -1)  # a test label that nobody trains on stays without an owner
     for label in np.unique(drawn):
         clients, _ = np.nonzero(drawn == label)  # one entry a shard
         examples = rng.permutation(np.flatnonzero(labels == label))

@@ -1,0 +1,311 @@
+"""Algorithm 1: who takes part, at which level and learning rate, and what a round does.
+
+A communication round is t, as in the algorithm, so that `round` stays Python's.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from heterofl_core.clients import client_update_on_one_thread
+from heterofl_core.data import Images, load_data
+from heterofl_core.errors import InputError
+from heterofl_core.federation import Federation
+from heterofl_core.levels import width_rate
+from heterofl_core.params import run_params
+from heterofl_core.selection import static_index
+
+
+def federation_of(levels: str = "e", **settings: Any) -> Federation:
+    """On digits, with settings that differ from the defaults only where a test says so."""
+    return Federation(run_params(dataset="digits", levels=levels, **settings))
+
+
+def run(federation: Federation, rounds: int = 1, workers: int = 1) -> dict[str, Tensor]:
+    """W_g after some rounds."""
+    parameters = federation.global_model().state_dict()
+    for t in range(1, rounds + 1):
+        parameters, _ = federation.run_round(parameters, t, workers)
+    return parameters
+
+
+def assert_identical(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert list(first) == list(second)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> Images:
+    """The first 80 digits instead of all, which hold every label several times."""
+    whole = load_data("digits")
+    few = Images(whole.train_inputs[:80], whole.train_labels[:80], whole.test_inputs, whole.test_labels)
+    assert set(few.train_labels) == set(range(10))
+    monkeypatch.setattr("heterofl_core.federation.load_data", lambda _: few)
+    return few
+
+
+# Who takes part
+
+
+@pytest.mark.parametrize(
+    ("num_clients", "participation", "active"),
+    [(100, 0.1, 10), (100, 1.0, 100), (10, 0.25, 3), (5, 0.1, 1), (3, 0.1, 1), (100, 0.001, 1)],
+)
+def test_max_of_c_m_and_1_clients_take_part_without_replacement(
+    num_clients: int, participation: float, active: int
+) -> None:
+    federation = federation_of(num_clients=num_clients, participation=participation)
+    for t in range(1, 20):
+        clients = federation.active_clients(t).tolist()
+        assert len(clients) == active
+        assert clients == sorted(set(clients))
+        assert set(clients) <= set(range(num_clients))
+
+
+def test_every_client_takes_part_equally_often() -> None:
+    """In 2000 rounds each of ten clients is active 200 times, within four deviations."""
+    federation = federation_of(num_clients=10)
+    counts = np.bincount(np.concatenate([federation.active_clients(t) for t in range(2000)]))
+    assert np.abs(counts - 200).max() < 4 * np.sqrt(2000 * 0.1 * 0.9)
+
+
+def test_who_takes_part_changes_with_the_round_and_the_seed_and_with_nothing_else() -> None:
+    def drawn(levels: str = "e", **settings: Any) -> list[list[int]]:
+        federation = federation_of(levels, **settings)
+        return [federation.active_clients(t).tolist() for t in (3, 1, 2)]
+
+    first = drawn()
+    assert len({tuple(clients) for clients in first}) == 3
+    assert drawn("a-e", partition="non-iid-2", norm="gn", lr=0.5, rounds=7, masked_loss="none") == first
+    assert drawn(seed=1) != first
+
+
+def test_the_partition_depends_on_the_seed_and_not_on_the_model() -> None:
+    plain, other, reseeded = federation_of(), federation_of("a-e", norm="gn", lr=0.5), federation_of(seed=1)
+    assert [own.tolist() for own in plain.partition.train] == [own.tolist() for own in other.partition.train]
+    assert plain.partition.train[0].tolist() != reseeded.partition.train[0].tolist()
+
+
+# Learning rates and levels
+
+
+def test_the_learning_rate_decays_after_each_milestone() -> None:
+    federation = federation_of(lr=0.01, rounds=200, milestones=[100, 150])
+    rates = [federation.learning_rate(t) for t in (1, 100, 101, 150, 151, 200)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+
+
+def test_clients_train_with_the_rounds_learning_rate() -> None:
+    federation = federation_of(lr=0.5, rounds=4, milestones=[2])
+    parameters = federation.global_model().state_dict()
+    rates = [federation.client_task(parameters, t, 0, "e", {}).lr for t in (2, 3)]
+    assert rates == pytest.approx([0.5, 0.05])
+
+
+def test_fix_gives_a_client_the_same_level_in_every_round() -> None:
+    federation = federation_of("a3-e7", assignment="fix")
+    for t in (1, 2, 30):
+        assert [federation.level(t, client) for client in range(100)] == ["a"] * 30 + ["e"] * 70
+
+
+def test_dynamic_draws_a_clients_level_anew_in_every_round() -> None:
+    federation = federation_of("a3-e7", assignment="dynamic")
+    rounds = [[federation.level(t, client) for client in range(100)] for t in range(1, 41)]
+    assert all(before != after for before, after in pairwise(rounds))
+    assert all({levels[client] for levels in rounds} == {"a", "e"} for client in range(100))
+    share = np.mean([level == "a" for levels in rounds for level in levels])
+    assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 4000)
+
+
+def test_dynamic_levels_can_be_asked_for_in_any_order() -> None:
+    federation = federation_of("a-b-c-d-e")
+    forwards = [federation.level(1, client) for client in range(20)]
+    backwards = [federation.level(1, client) for client in reversed(range(20))]
+    assert forwards == backwards[::-1]
+    assert federation_of("a-b-c-d-e", seed=1).level(1, 0) in "abcde"
+    assert [federation_of("a-b-c-d-e", seed=1).level(1, client) for client in range(20)] != forwards
+
+
+# Models
+
+
+def test_the_largest_level_of_the_mix_is_the_global_model() -> None:
+    shapes = {
+        levels: federation_of(levels).global_model().state_dict()["linear.weight"].shape[1]
+        for levels in ("e", "a-e", "c-d-e")
+    }
+    assert shapes == {"e": 32, "a-e": 512, "c-d-e": 128}
+
+
+def test_clients_scale_by_their_width_relative_to_the_global_models() -> None:
+    federation = federation_of("b-e")
+    assert federation.model_options("b")["scale"] == 1
+    assert federation.model_options("e") == {
+        "width_rate": 1 / 16,
+        "scale": 1 / 8,
+        "norm": "sbn",
+        "in_channels": 1,
+        "num_labels": 10,
+    }
+    assert federation_of("b-e", scaler=False).model_options("e")["scale"] == 1
+
+
+def test_initial_parameters_depend_on_the_seed_only_and_leave_torchs_generator_alone() -> None:
+    federation = federation_of()
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    first = federation.global_model().state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert_identical(first, federation.global_model().state_dict())
+    assert not torch.equal(
+        first["linear.weight"], federation_of(seed=1).global_model().get_parameter("linear.weight")
+    )
+
+
+# Rounds
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_round_of_clients_that_are_all_level_a_is_fedavg() -> None:
+    """The mean of their updates: exactly the float64 mean rounded once, bit for bit."""
+    federation = federation_of("a", num_clients=4, participation=1.0, local_epochs=1, batch_size=10)
+    assert federation.partition.held.sum(axis=1).min() < 10  # so rows are averaged over their holders only
+    parameters = federation.global_model().state_dict()
+    after, summary = federation.run_round(parameters, 1, workers=1)
+    assert summary.levels == ["a"] * 4
+    updates = [
+        client_update_on_one_thread(federation.client_task(parameters, 1, client, "a", {}))
+        for client in range(4)
+    ]
+    assert summary.train_loss == np.mean([update.loss for update in updates])
+    for name, value in after.items():
+        if name.startswith("linear"):
+            continue
+        stacked = np.stack([update.parameters[name] for update in updates]).astype(np.float64)
+        np.testing.assert_array_equal(value, stacked.mean(axis=0).astype(np.float32), err_msg=name)
+        assert not torch.equal(value, parameters[name])
+    for label in range(10):
+        for name in ("linear.weight", "linear.bias"):
+            rows = []
+            for held, update in zip(federation.partition.held, updates, strict=True):
+                rows += list(update.parameters[name][np.flatnonzero(held) == label].astype(np.float64))
+            mean = np.mean(rows, axis=0).astype(np.float32)
+            np.testing.assert_array_equal(after[name][label], mean)
+
+
+def test_a_round_of_a_narrow_mix_works_on_the_narrow_global_model() -> None:
+    federation = federation_of("e", num_clients=20, local_epochs=1)
+    before = federation.global_model().state_dict()
+    after = run(federation)
+    assert sum(value.numel() for value in after.values()) == 6_594
+    assert all(not torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_round_moves_what_an_active_client_holds_and_nothing_else() -> None:
+    """Of a and e, with only clients of level e active: the ring around e's block stays as it was."""
+    federation = federation_of("a-e", assignment="fix", num_clients=4, participation=0.25, local_epochs=1)
+    t = next(t for t in range(1, 50) if federation.active_clients(t).tolist() == [3])
+    before = federation.global_model().state_dict()
+    after, summary = federation.run_round(before, t, workers=1)
+    assert summary.levels == ["e"]
+    held = torch.from_numpy(federation.partition.held[3])
+    for name, value in after.items():
+        inside = torch.zeros_like(value, dtype=torch.bool)
+        keep = [size if size in (1, 3, 10) else size // 16 for size in value.shape]
+        inside[tuple(slice(0, size) for size in keep)] = True
+        if name.startswith("linear"):
+            inside[~held] = False
+        assert torch.equal(value[~inside], before[name][~inside]), name
+        assert bool((value[inside] != before[name][inside]).any()), name
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_rows_of_labels_that_no_active_client_holds_stay() -> None:
+    federation = federation_of("e", partition="non-iid-2", num_clients=10, local_epochs=1)
+    before = federation.global_model().state_dict()
+    (client,) = federation.active_clients(1)
+    after = run(federation)
+    for label in range(10):
+        moved = not torch.equal(after["linear.weight"][label], before["linear.weight"][label])
+        assert moved == federation.partition.held[client, label]
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_round_leaves_the_parameters_it_was_given_as_they_were() -> None:
+    federation = federation_of("d-e", num_clients=8, participation=0.5, norm="bn")
+    given = federation.global_model().state_dict()
+    copy = {name: value.clone() for name, value in given.items()}
+    federation.run_round(given, 1, workers=1)
+    assert_identical(given, copy)
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("partition", ["iid", "non-iid-2"])
+def test_the_number_of_workers_does_not_change_the_result(partition: str) -> None:
+    """Bit for bit, over two rounds with three levels."""
+    federation = federation_of(
+        "c-d-e", num_clients=10, participation=0.5, local_epochs=1, partition=partition, rounds=2
+    )
+    assert_identical(run(federation, 2, workers=1), run(federation, 2, workers=2))
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_run_can_be_taken_up_after_any_round() -> None:
+    settings: dict[str, Any] = {"num_clients": 10, "participation": 0.5, "local_epochs": 1}
+    whole = run(federation_of("d-e", **settings), 2)
+    after_one = run(federation_of("d-e", **settings), 1)
+    resumed, _ = federation_of("d-e", **settings).run_round(after_one, 2, workers=1)
+    assert_identical(whole, resumed)
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_another_seed_gives_another_result() -> None:
+    first, second = (run(federation_of("e", num_clients=10, local_epochs=1, seed=seed)) for seed in (0, 1))
+    assert not torch.equal(first["linear.weight"], second["linear.weight"])
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("norm", ["sbn", "gn", "none"])
+def test_bytes_down_are_the_space_of_the_levels_and_bytes_up_leave_out_absent_rows(norm: str) -> None:
+    federation = federation_of(
+        "a-c-e", num_clients=10, participation=0.5, local_epochs=1, partition="non-iid-2", norm=norm
+    )
+    _, summary = federation.run_round(federation.global_model().state_dict(), 1, workers=1)
+    assert len(summary.levels) == 5
+    assert summary.bytes_down == 2**20 * sum(
+        federation.cost_of_level(level).space_mb for level in summary.levels
+    )
+    missing = sum(
+        4 * int((~federation.partition.held[client]).sum()) * (int(512 * width_rate(level)) + 1)
+        for client, level in zip(federation.active_clients(1), summary.levels, strict=True)
+    )
+    assert missing > 0
+    assert summary.bytes_up == summary.bytes_down - missing
+    assert list(summary.peak_memory_mb.values()) > [0]
+
+
+def test_a_task_holds_the_clients_own_data_and_the_levels_slice() -> None:
+    federation = federation_of("b-e", partition="non-iid-2", masked_loss="neg_inf", batch_size=7)
+    parameters = federation.global_model().state_dict()
+    task = federation.client_task(parameters, 3, 42, "e", static_index(federation.axes, 1 / 8))
+    own = federation.partition.train[42]
+    np.testing.assert_array_equal(task.inputs, federation.data.train_inputs[own])
+    np.testing.assert_array_equal(task.labels, federation.data.train_labels[own])
+    assert set(np.flatnonzero(task.held)) == set(task.labels)
+    assert (task.client, task.round, task.masked_loss, task.batch_size) == (42, 3, "neg_inf", 7)
+    np.testing.assert_array_equal(
+        task.parameters["blocks.1.convolution.weight"], parameters["blocks.1.convolution.weight"][:8, :4]
+    )
+
+
+def test_more_clients_than_digits_are_refused() -> None:
+    with pytest.raises(InputError, match="num_clients 2000 is more than the 1437 training examples"):
+        federation_of(num_clients=2000)

@@ -1,0 +1,331 @@
+"""Slicing and aggregation: by hand, by properties, and against slow literal implementations."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from heterofl_core.heterofl import aggregate, slice_parameters
+from heterofl_core.models import build_model
+from heterofl_core.selection import LABELS, Axes, Axis, Index, prefix, static_index
+
+OUT, IN = Axis("out", 4), Axis("in", 4)
+WEIGHT: Axes = {"weight": (OUT, IN)}
+RATES = [1.0, 0.5, 0.25, 0.125, 0.0625]
+Update = tuple[Index, dict[str, Tensor]]
+
+
+def index_of(width: int) -> Index:
+    """Of a client that holds the first rows and columns of the 4×4 example."""
+    return {"out": np.arange(width), "in": np.arange(width)}
+
+
+def constant(width: int, value: float) -> Update:
+    """Such a client, with one value everywhere."""
+    return index_of(width), {"weight": torch.full((width, width), value)}
+
+
+# The paper's Figure 1
+
+
+def test_six_clients_of_three_levels_as_in_figure_1() -> None:
+    """Equations (1) to (3): blue is the mean of all six, orange of four, red of two."""
+    clients = [(4, 1.0), (4, 2.0), (2, 3.0), (2, 4.0), (1, 5.0), (1, 9.0)]
+    updates = [constant(width, value) for width, value in clients]
+    aggregated = aggregate({"weight": torch.zeros(4, 4)}, WEIGHT, updates)
+    blue, orange, red = 4.0, 2.5, 1.5  # (1+2+3+4+5+9)/6, (1+2+3+4)/4, (1+2)/2
+    assert aggregated["weight"].tolist() == [
+        [blue, orange, red, red],
+        [orange, orange, red, red],
+        [red, red, red, red],
+        [red, red, red, red],
+    ]
+
+
+def test_a_level_receives_the_upper_left_block() -> None:
+    weight = torch.arange(16.0).reshape(4, 4)
+    local = slice_parameters({"weight": weight}, WEIGHT, index_of(2))
+    assert local["weight"].tolist() == [[0.0, 1.0], [4.0, 5.0]]
+
+
+def test_grouped_axes_receive_the_first_coordinates_of_each_group() -> None:
+    axes: Axes = {"weight": (Axis("queries", 4, groups=2), None), "bias": (Axis("queries", 4, groups=2),)}
+    parameters = {"weight": torch.arange(8.0).reshape(4, 2), "bias": torch.arange(4.0)}
+    local = slice_parameters(parameters, axes, static_index(axes, 0.5))
+    assert local["weight"].tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert local["bias"].tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("norm", ["sbn", "bn"])
+def test_a_slice_is_a_copy(norm: str) -> None:
+    """Training a client in this process must not touch the server's parameters."""
+    model = build_model("cnn", 1 / 16, norm=norm)
+    parameters = {name: value.clone() for name, value in model.state_dict().items()}
+    for width_rate in (1.0, 0.5):
+        for value in slice_parameters(
+            parameters, model.axes(), static_index(model.axes(), width_rate)
+        ).values():
+            value += 1
+    assert [
+        name for name, value in model.state_dict().items() if not torch.equal(parameters[name], value)
+    ] == []
+
+
+# Means
+
+
+@pytest.mark.parametrize("num_clients", [1, 3, 10])
+def test_clients_of_the_largest_level_are_averaged_as_in_fedavg(num_clients: int) -> None:
+    """Bit for bit the float64 mean rounded once; within one unit in the last place of the float32 mean."""
+    torch.manual_seed(num_clients)
+    model = build_model("cnn", 1 / 16)
+    index = static_index(model.axes(), 1.0)
+    locals_ = [
+        {name: torch.randn_like(value) for name, value in model.state_dict().items()}
+        for _ in range(num_clients)
+    ]
+    aggregated = aggregate(model.state_dict(), model.axes(), [(index, local) for local in locals_])
+    for name, value in aggregated.items():
+        stacked = torch.stack([local[name] for local in locals_])
+        assert torch.equal(value, stacked.double().mean(dim=0).float()), name
+        in_float32, one_ulp = stacked.mean(dim=0), 2.0**-23 * stacked.abs().amax(dim=0)
+        assert bool(((value - in_float32).abs() <= one_ulp).all()), name
+
+
+def test_the_mean_does_not_weigh_clients_by_their_data() -> None:
+    aggregated = aggregate({"weight": torch.zeros(4, 4)}, WEIGHT, [constant(4, 1.0), constant(4, 2.0)])
+    assert aggregated["weight"].tolist() == [[1.5] * 4] * 4
+
+
+def test_one_client_that_changes_nothing_changes_nothing() -> None:
+    torch.manual_seed(0)
+    parameters = {"weight": torch.randn(4, 4)}
+    for width in (1, 2, 4):
+        local = slice_parameters(parameters, WEIGHT, index_of(width))
+        aggregated = aggregate(parameters, WEIGHT, [(index_of(width), local)])
+        assert torch.equal(aggregated["weight"], parameters["weight"])
+
+
+def test_one_client_changes_exactly_its_block() -> None:
+    parameters = {"weight": torch.zeros(4, 4)}
+    aggregated = aggregate(parameters, WEIGHT, [constant(2, 7.0)])
+    expected = [[7.0, 7.0, 0.0, 0.0], [7.0, 7.0, 0.0, 0.0], [0.0] * 4, [0.0] * 4]
+    assert aggregated["weight"].tolist() == expected
+    assert parameters["weight"].tolist() == [[0.0] * 4] * 4  # what came in stays as it was
+
+
+def test_coordinates_that_nobody_holds_keep_their_value_bit_for_bit() -> None:
+    """Even values that no sum would leave alone; setting them to 0 would destroy what they learned."""
+    odd = torch.tensor([[0.1, -0.0, 1e-45, 3e38]] * 4)
+    aggregated = aggregate({"weight": odd}, WEIGHT, [constant(1, 5.0), constant(1, 7.0)])["weight"]
+    expected = odd.clone()
+    expected[0, 0] = 6.0
+    assert torch.equal(aggregated.view(torch.int32), expected.view(torch.int32))
+
+
+def test_a_round_without_updates_keeps_everything() -> None:
+    parameters = {"weight": torch.randn(4, 4), "counter": torch.tensor(3)}
+    aggregated = aggregate(parameters, {"weight": (OUT, IN), "counter": ()}, [])
+    assert torch.equal(aggregated["weight"], parameters["weight"])
+    assert torch.equal(aggregated["counter"], parameters["counter"])
+
+
+def test_a_classifiers_row_is_averaged_over_the_clients_that_hold_its_label() -> None:
+    axes: Axes = {
+        "weight": (Axis(LABELS, 4, shrinks=False), Axis("in", 2)),
+        "bias": (Axis(LABELS, 4, shrinks=False),),
+    }
+    parameters = {"weight": torch.zeros(4, 2), "bias": torch.zeros(4)}
+    wide = {"in": np.arange(2), LABELS: np.array([0, 1])}
+    narrow = {"in": np.arange(1), LABELS: np.array([1, 3])}
+    updates = [
+        (wide, {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.tensor([1.0, 2.0])}),
+        (narrow, {"weight": torch.tensor([[5.0], [6.0]]), "bias": torch.tensor([4.0, 8.0])}),
+    ]
+    aggregated = aggregate(parameters, axes, updates)
+    assert aggregated["weight"].tolist() == [[1.0, 2.0], [4.0, 4.0], [0.0, 0.0], [6.0, 0.0]]
+    assert aggregated["bias"].tolist() == [1.0, 3.0, 0.0, 8.0]
+
+
+# Random networks against an implementation that visits one coordinate at a time
+
+
+@dataclass
+class Case:
+    """A random network and its clients, each with a width rate and the labels it holds."""
+
+    axes: dict[str, tuple[Axis | None, ...]]
+    parameters: dict[str, Tensor]
+    clients: list[tuple[float, list[int]]]
+    updates: list[Update]
+
+
+def literal_indices(axis: Axis | None, size: int, width_rate: float, labels: list[int]) -> list[int]:
+    """The coordinates that a client holds of one dimension, from the definition."""
+    if axis is None:
+        return list(range(size))
+    if not axis.shrinks:
+        return labels
+    width = size // axis.groups
+    kept = math.ceil(Fraction(width_rate) * width)
+    return [group * width + place for group in range(axis.groups) for place in range(kept)]
+
+
+def literal_aggregate(case: Case) -> dict[str, list[float]]:
+    """Equations (1) to (3) with one exact fraction for each coordinate, flattened."""
+    result: dict[str, list[float]] = {}
+    for name, value in case.parameters.items():
+        held_by = [
+            [
+                literal_indices(axis, size, width_rate, labels)
+                for axis, size in zip(case.axes[name], value.shape, strict=True)
+            ]
+            for width_rate, labels in case.clients
+        ]
+        result[name] = []
+        for coordinate in itertools.product(*(range(size) for size in value.shape)):
+            values = []
+            for held, (_, local) in zip(held_by, case.updates, strict=True):
+                if all(place in kept for place, kept in zip(coordinate, held, strict=True)):
+                    inside = tuple(kept.index(place) for place, kept in zip(coordinate, held, strict=True))
+                    values.append(Fraction(local[name][inside].item()))
+            mean = float(sum(values, Fraction(0)) / len(values)) if values else value[coordinate].item()
+            result[name].append(float(np.float32(mean)))
+    return result
+
+
+def numbers(shape: list[int], rng: np.random.Generator) -> Tensor:
+    """Multiples of 2^-16 of magnitude at most 8: their sums are exact in float64."""
+    return torch.tensor(rng.integers(-(2**19), 2**19, shape, endpoint=True) / 2.0**16, dtype=torch.float32)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Two parameters along a few shared axes, one of them grouped and one of labels; up to 5 clients."""
+    groups = draw(st.integers(1, 3))
+    choices: list[Axis | None] = [
+        Axis("hidden", draw(st.integers(1, 7))),
+        Axis("heads", groups * draw(st.integers(1, 4)), groups),
+        Axis(LABELS, 4, shrinks=False),
+        None,
+    ]
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    axes, parameters = {}, {}
+    for name in ("first", "second"):
+        chosen = draw(st.lists(st.sampled_from(choices), min_size=0, max_size=3, unique=True))
+        axes[name] = tuple(chosen)
+        parameters[name] = numbers([axis.size if axis else 2 for axis in chosen], rng)
+    labels = st.sets(st.integers(0, 3), min_size=1).map(sorted)
+    clients = draw(st.lists(st.tuples(st.sampled_from(RATES), labels), min_size=0, max_size=5))
+    updates: list[Update] = []
+    for width_rate, held in clients:
+        shapes = {
+            name: [
+                len(literal_indices(axis, size, width_rate, held))
+                for axis, size in zip(axes[name], value.shape, strict=True)
+            ]
+            for name, value in parameters.items()
+        }
+        index = {axis.name: prefix(axis, width_rate) for axis in choices if axis and axis.shrinks}
+        local = {name: numbers(shape, rng) for name, shape in shapes.items()}
+        updates.append(({**index, LABELS: np.array(held)}, local))
+    return Case(axes, parameters, clients, updates)
+
+
+@settings(deadline=None, max_examples=150)
+@given(cases())
+def test_slices_agree_with_the_definition_coordinate_by_coordinate(case: Case) -> None:
+    for (width_rate, labels), (index, _) in zip(case.clients, case.updates, strict=True):
+        local = slice_parameters(case.parameters, case.axes, index)
+        for name, value in case.parameters.items():
+            held = [
+                literal_indices(axis, size, width_rate, labels)
+                for axis, size in zip(case.axes[name], value.shape, strict=True)
+            ]
+            assert list(local[name].shape) == [len(kept) for kept in held]
+            assert local[name].flatten().tolist() == [value[at].item() for at in itertools.product(*held)]
+
+
+@settings(deadline=None, max_examples=150)
+@given(cases())
+def test_aggregates_agree_with_the_definition_coordinate_by_coordinate(case: Case) -> None:
+    aggregated = aggregate(case.parameters, case.axes, case.updates)
+    flat = {name: value.flatten().tolist() for name, value in aggregated.items()}
+    assert flat == literal_aggregate(case)
+
+
+@settings(deadline=None, max_examples=50)
+@given(cases(), st.randoms(use_true_random=False))
+def test_the_order_of_the_clients_does_not_matter_where_sums_are_exact_in_float64(
+    case: Case, random: Random
+) -> None:
+    shuffled = random.sample(case.updates, len(case.updates))
+    first = aggregate(case.parameters, case.axes, case.updates)
+    second = aggregate(case.parameters, case.axes, shuffled)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# The paper's CNN against prefixes and NaN-aware means
+
+
+CNN_WIDTHS = [64, 128, 256, 512]
+
+
+def cnn_shape(name: str, width_rate: float, num_labels: int = 10) -> tuple[int, ...]:
+    """The shape of one of the CNN's parameters at a level, from the architecture in Table 4."""
+    outputs = [1, *(int(width * width_rate) for width in CNN_WIDTHS)]
+    kind, *rest = name.split(".")
+    if kind == "linear":
+        return (num_labels, outputs[-1]) if rest == ["weight"] else (num_labels,)
+    block = int(rest[0])
+    if rest[1:] == ["convolution", "weight"]:
+        return (outputs[block + 1], outputs[block], 3, 3)
+    return (outputs[block + 1],)
+
+
+@pytest.mark.parametrize("width_rate", RATES)
+def test_the_cnns_slices_are_its_leading_blocks(width_rate: float) -> None:
+    model = build_model("cnn")
+    local = slice_parameters(model.state_dict(), model.axes(), static_index(model.axes(), width_rate))
+    for name, value in model.state_dict().items():
+        block = tuple(slice(0, size) for size in cnn_shape(name, width_rate))
+        assert torch.equal(local[name], value[block]), name
+
+
+def test_the_cnns_aggregate_is_a_mean_that_leaves_out_what_is_missing() -> None:
+    """One client of each level, with different labels, at full size."""
+    torch.manual_seed(0)
+    model = build_model("cnn")
+    parameters = model.state_dict()
+    labels = [[0, 1], [1, 2], [2, 3], [0, 9], [5]]
+    updates: list[Update] = []
+    extended: dict[str, list[np.ndarray]] = {name: [] for name in parameters}
+    for width_rate, held in zip(RATES, labels, strict=True):
+        local = {}
+        for name, value in parameters.items():
+            whole = np.full(value.shape, np.nan, dtype=np.float32)
+            part = torch.randn(cnn_shape(name, width_rate))
+            whole[tuple(slice(0, size) for size in part.shape)] = part.numpy()
+            if name.startswith("linear"):
+                whole[[label for label in range(10) if label not in held]] = np.nan
+                part = part[held]
+            extended[name].append(whole)
+            local[name] = part
+        updates.append(({**static_index(model.axes(), width_rate), LABELS: np.array(held)}, local))
+    aggregated = aggregate(parameters, model.axes(), updates)
+    for name, value in parameters.items():
+        stacked = np.stack(extended[name]).astype(np.float64)
+        nobody = np.isnan(stacked).all(axis=0)
+        assert nobody.any() == name.startswith("linear")
+        stacked[:, nobody] = value.numpy()[nobody]
+        np.testing.assert_array_equal(
+            aggregated[name].numpy(), np.nanmean(stacked, axis=0).astype(np.float32)
+        )
