@@ -8,7 +8,7 @@ cost      what each mix costs a client, as in Tables 5 to 7
 """
 
 import argparse
-import signal
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +22,14 @@ from heterofl_core.params import read_yaml
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; wrong input ends with one sentence and exit status 2."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may leave early
     options = parser().parse_args(arguments)
     try:
         options.command(options)
     except InputError as error:
         print(f"heterofl_core: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # a reader such as `head` left early; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -57,9 +57,9 @@ def load_checkpoint(path: Path) -> RunState:
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress, writer = json.loads(header["progress"]), header["code_hash"]
+        state, writer = RunState(parameters, **json.loads(header["progress"])), header["code_hash"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"checkpoint {path} is damaged ({error}); {advice}") from error
     if writer != code_hash():
         raise InputError(f"checkpoint {path} was written by other code ({writer}); {advice}")
-    return RunState(parameters=parameters, **progress)
+    return state

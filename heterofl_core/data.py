@@ -76,7 +76,7 @@ def read_cache(path: Path) -> Images:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Images(**arrays)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(
             f"cached data {path} is damaged ({error}); delete it, and it is made anew"
         ) from error

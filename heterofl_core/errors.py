@@ -3,3 +3,6 @@
 
 class InputError(ValueError):
     """Input that cannot be used: one sentence that names it, its value and what is allowed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))  # what it quotes may have several lines

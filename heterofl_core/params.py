@@ -6,9 +6,10 @@ The same names stand in YAML, in a notebook's parameters cell, on the command li
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +21,9 @@ from heterofl_core.levels import Mix
 SCHEDULES: dict[str, Any] = yaml.safe_load((PARAMS / "schedules.yaml").read_text(encoding="utf-8"))
 EVALUATIONS = 40  # points on a curve, unless eval_every says otherwise
 SHORT = 0.1  # schedule_factor of the short protocol, unless given
+
+
+Count = Annotated[int, Field(strict=True, ge=1)]
 
 
 class RunParams(BaseModel):
@@ -52,29 +56,34 @@ class RunParams(BaseModel):
     levels: str
     method: Literal["heterofl"] = "heterofl"
     arch: Literal["cnn"]
-    partition: str = Field("iid", pattern=r"^(iid|non-iid-[1-9]\d*)$")
+    partition: str = "iid"
     assignment: Literal["fix", "dynamic"]
     norm: Literal["sbn", "none", "in", "gn", "ln", "bn"] = "sbn"
     scaler: bool = True
     masked_loss: Literal["zero", "neg_inf", "detach", "none"] = "zero"
     protocol: Literal["paper", "short", "smoke", "custom"]
     schedule_factor: float = Field(1.0, gt=0, le=1)
-    num_clients: int = Field(ge=1)
+    num_clients: Count
     participation: float = Field(gt=0, le=1)
-    rounds: int = Field(ge=1)
-    local_epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    rounds: Count
+    local_epochs: Count
+    batch_size: Count
     lr: float = Field(gt=0)
     milestones: tuple[int, ...]
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     clip_norm: float = Field(gt=0)
-    eval_every: int = Field(default_factory=lambda earlier: max(1, earlier["rounds"] // EVALUATIONS), ge=1)
-    seed: int = Field(0, ge=0)
+    eval_every: Count = Field(default_factory=lambda earlier: max(1, earlier["rounds"] // EVALUATIONS))
+    seed: int = Field(0, ge=0, strict=True)
 
     @model_validator(mode="after")
     def check(self) -> Self:
         """What no field can check alone."""
+        if not re.fullmatch(r"iid|non-iid-[1-9]\d*", self.partition):
+            raise InputError(
+                f"partition {self.partition!r} is unknown; allowed are iid, and non-iid-k for at most k "
+                "labels a client, such as non-iid-2"
+            )
         mix = Mix.parse(self.levels)
         if self.assignment == "fix":
             mix.fix(self.num_clients)
@@ -106,7 +115,7 @@ class Execution(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workers: int | None = Field(None, ge=1)
+    workers: Count | None = None
     force: bool = False
 
 
@@ -132,16 +141,23 @@ def planned_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
     plan = {"arch": plans["arch"], "protocol": protocol, **plans[own]}
     iid, non_iid = plan.pop("iid"), plan.pop("non-iid")
     plan |= iid if given.get("partition", "iid") == "iid" else non_iid
+    factor = given.get("schedule_factor", SHORT if protocol == "short" else 1.0)
     if protocol == "short":
-        plan |= shortened(plan, given.get("schedule_factor", SHORT))
+        plan |= shortened(plan, factor)
+    elif factor != 1:
+        raise InputError(f"schedule_factor {factor!r} is for protocol short only, not for {protocol}")
     if protocol == "smoke":
         plan |= SCHEDULES["smoke"]
     return plan
 
 
 def shortened(plan: Mapping[str, Any], factor: Any) -> dict[str, Any]:
-    """Rounds and milestones multiplied by the factor; a factor that is none is left to validation."""
-    if not (isinstance(factor, int | float) and 0 < factor <= 1):
+    """Rounds and milestones multiplied by the factor; one that cannot be used is left to validation."""
+    try:
+        factor = float(factor)  # YAML reads 1e-1 as text
+    except (TypeError, ValueError):
+        return {"schedule_factor": factor}
+    if not 0 < factor <= 1:
         return {"schedule_factor": factor}
     return {
         "schedule_factor": factor,
@@ -161,7 +177,7 @@ def run_params(**values: Any) -> RunParams:
     Raises:
         InputError: one sentence that names the parameter, its value and what is allowed.
     """
-    given = {name: value for name, value in values.items() if value is not None}
+    given = without_none(values)
     plan = planned_schedule(given)
     try:
         params = RunParams(**{"assignment": "dynamic", **plan, **given})
@@ -179,14 +195,20 @@ def run_params(**values: Any) -> RunParams:
     return params.model_copy(update=changes)
 
 
+def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """None counts as not given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def sentence(failure: ValidationError) -> str:
-    """The first thing that a validation found wrong, for a person."""
-    error = failure.errors()[0]
+    """The most telling thing that a validation found wrong, for a person."""
+    errors = sorted(failure.errors(), key=lambda error: error["type"] != "extra_forbidden")  # misspelt first
+    error = errors[0]
     if isinstance(cause := error.get("ctx", {}).get("error"), InputError):
         return str(cause)
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        known = list(RunParams.model_fields)
+        known = [*RunParams.model_fields, *Execution.model_fields]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
         return f"parameter {name!r} (value {error['input']!r}) is unknown; {hint}"
@@ -201,12 +223,13 @@ def split_settings(values: Mapping[str, Any]) -> tuple[RunParams, Execution]:
     Raises:
         InputError: see `run_params`.
     """
-    about_execution = {name: value for name, value in values.items() if name in Execution.model_fields}
+    given = without_none(values)
+    about_execution = {name: value for name, value in given.items() if name in Execution.model_fields}
     try:
         execution = Execution(**about_execution)
     except ValidationError as failure:
         raise InputError(sentence(failure)) from failure
-    return run_params(**{n: v for n, v in values.items() if n not in about_execution}), execution
+    return run_params(**{n: v for n, v in given.items() if n not in about_execution}), execution
 
 
 def from_namespace(namespace: Mapping[str, Any]) -> tuple[RunParams, Execution]:
@@ -241,6 +264,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"parameter file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"parameter file {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"parameter file {path} must hold lines of the form 'name: value'")
     return values

@@ -1,6 +1,7 @@
 """Where a result comes from: code, versions, machine."""
 
 import ast
+import functools
 import hashlib
 import platform
 import subprocess
@@ -33,6 +34,7 @@ PACKAGES = ("torch", "numpy", "scikit-learn", "joblib")
 """The packages that can change a result."""
 
 
+@functools.cache
 def code_hash() -> str:
     """A hash of the code that can change results; comments, docstrings and layout do not count."""
     digest = hashlib.sha256()
@@ -43,18 +45,23 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def meaning(node: ast.AST) -> Iterator[str]:
+def meaning(node: object) -> Iterator[str]:
     """A syntax tree as text, without docstrings and without what differs between Python versions."""
-    yield type(node).__name__
-    for name, value in ast.iter_fields(node):
-        for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant):
-                continue  # a docstring, or a constant that does nothing
-            if isinstance(part, ast.AST):
-                yield name
+    if isinstance(node, list):
+        yield "["
+        for part in node:
+            if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)):  # a docstring
                 yield from meaning(part)
-            elif part is not None:
-                yield f"{name}={part!r}"
+        yield "]"
+    elif isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            if value not in (None, []):  # newer versions have more fields, empty where nothing uses them
+                yield name
+                yield from meaning(value)
+        yield ")"
+    else:
+        yield repr(node)
 
 
 def provenance() -> dict[str, Any]:

@@ -64,7 +64,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["run_id"], record["params"], record["metrics"]  # what every reader relies on
+        record["run_id"], record["params"], record["metrics"], record["cost"]  # what every reader needs
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"record {path} is damaged ({error!r}); delete its folder and run it again"
@@ -112,7 +112,7 @@ def results_table(records: list[dict[str, Any]]) -> pd.DataFrame:
         }
         for record in records
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["run_id"])
 
 
 def collect() -> Path:

@@ -33,6 +33,9 @@ PAPER_SETTINGS = {
 }
 """What a run must have in common with the paper's, beside its schedule, to stand beside its cell."""
 
+SETTINGS = ["run_id", "dataset", "partition", "levels", "assignment", "protocol", "rounds", "seed"]
+"""What tells the runs of the report apart."""
+
 COLUMNS = {
     "dataset": "Data",
     "partition": "Partition",
@@ -101,7 +104,7 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = [
         {
-            **run[["run_id", "dataset", "partition", "levels", "assignment", "protocol", "rounds", "seed"]],
+            **run[SETTINGS],
             "metric": metric,
             "best": run[f"best_{metric}"],
             "final": run[f"final_{metric}"],
@@ -112,10 +115,11 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
         for partition, metric in PAPER_CELLS
         if run["partition"] == partition
     ]
-    table = pd.DataFrame(rows).merge(
+    columns = [*SETTINGS, "metric", "best", "final", "state", "comparable"]
+    table = pd.DataFrame(rows, columns=columns).merge(
         paper_accuracies(), how="left", on=["dataset", "partition", "levels", "metric"]
     )
-    table["paper"] = table["paper"].where(table.pop("comparable"))
+    table["paper"] = table["paper"].where(table.pop("comparable").astype(bool))
     table["difference"] = table["best"] - table["paper"]
     order = ["dataset", "partition", "levels", "metric", "protocol", "rounds", "seed"]
     return table.sort_values(order, ascending=[False, *[True] * 6], ignore_index=True)
@@ -149,12 +153,11 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: rows of `results`.
     """
-    settings = ["run_id", "dataset", "partition", "levels", "assignment", "protocol", "seed"]
     tables = [
-        read_rounds(run["run_id"]).assign(**{name: run[name] for name in settings})
+        read_rounds(run["run_id"]).assign(**{name: run[name] for name in SETTINGS})
         for _, run in runs.iterrows()
     ]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables or [pd.DataFrame(columns=SETTINGS)], ignore_index=True)
 
 
 def schedules() -> pd.DataFrame:

@@ -1,0 +1,201 @@
+"""The command line: what a run prints, and that wrong input costs one sentence and leaves nothing."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from heterofl_core.__main__ import main
+from heterofl_core.cost import cost_table
+from heterofl_core.params import run_params
+from heterofl_core.records import checkpoint_path, read_record
+
+DIGITS = ("-p", "dataset=digits", "-p", "levels=e")
+TINY = (*DIGITS, "-p", "protocol=smoke", "-p", "num_clients=20", "-p", "workers=1")
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Gives this process its own way with closed pipes back."""
+    before = signal.getsignal(signal.SIGPIPE)
+    yield
+    signal.signal(signal.SIGPIPE, before)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], outputs: Path) -> Callable[..., str]:
+    """A function that runs a command, which must fail and change nothing; gives its sentence."""
+
+    def run(*arguments: str) -> str:
+        before = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+        assert main(arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.count("\n") == 1
+        assert printed.err.startswith("heterofl_core: ")
+        assert {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()} == before
+        assert before or not outputs.exists()
+        return printed.err.removeprefix("heterofl_core: ").rstrip("\n")
+
+    return run
+
+
+# What goes well
+
+
+def test_a_run_prints_its_name_metrics_and_record_and_is_collected(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *TINY]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    run_id = run_params(dataset="digits", levels="e", protocol="smoke", num_clients=20).run_id
+    path = outputs / "runs" / run_id / "record.json"
+    metrics = read_record(path)["metrics"]
+    assert lines[0].startswith(f"{run_id}: ")
+    assert lines[1:-1] == [
+        f"  {name}: {value}" if name.endswith("_round") else f"  {name}: {value:.2f}"
+        for name, value in metrics.items()
+    ]
+    assert lines[-1] == str(path)
+
+    assert main(["collect"]) == 0
+    assert capsys.readouterr().out == f"{outputs / 'results.csv'}\n"
+    table = pd.read_csv(outputs / "results.csv")
+    assert table["run_id"].tolist() == [run_id]
+    assert table["best_global_accuracy"].tolist() == [metrics["best_global_accuracy"]]
+
+    assert main(["run", *TINY]) == 0
+    assert "is done already" in capsys.readouterr().out
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path, refused: Callable[..., str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("dataset: digits\nlevels: z\n")
+    assert refused("run", "-f", str(path)).startswith("levels 'z'")
+    assert refused("run", "-f", str(path), "-p", "levels=y").startswith("levels 'y'")
+
+
+def test_cost_prints_the_31_mixes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["Model", "Ratio", "Parameters"]
+    assert [row.split()[0] for row in rows] == cost_table()["Model"].tolist()
+    assert len(rows) == 31
+    assert " ".join(rows[0].split()) == "a 1.00 1.6 M 80.5 M 5.94 1556874 80504320 39974912"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([*DIGITS, "-p", "lvels=a"], "parameter 'lvels' (value 'a') is unknown; did you mean 'levels'?"),
+        (["-p", "dataset=digits"], "parameter 'levels' is missing; it must be given"),
+        ([*DIGITS, "-p", "levels=f"], "levels 'f' is not a mix of levels a to e from large to small, "),
+        ([*DIGITS, "-p", "levels=a3-e6"], "levels 'a3-e6' adds up to 9; "),
+        (
+            [*DIGITS, "-p", "num_clients=1000"],
+            "num_clients 1000 is more than the 360 test examples; allowed are 1 to 360",
+        ),
+        (
+            [*DIGITS, "-p", "num_clients=1438"],
+            "num_clients 1438 is more than the 1437 training examples; allowed are 1 to 1437",
+        ),
+        (
+            [*DIGITS, "-p", "partition=non-iid-2", "-p", "num_clients=3"],
+            "partition non-iid-2 cannot deal 10 labels evenly to num_clients 3; ",
+        ),
+        (
+            [*DIGITS, "-p", "participation=0"],
+            "parameter 'participation' has the value 0, which is ",
+        ),
+        ([*DIGITS, "-p", "participation=1.5"], "parameter 'participation' has the value 1.5, which is not "),
+        ([*DIGITS, "-p", "rounds=few"], "parameter 'rounds' has the value 'few', which is not allowed: "),
+        ([*DIGITS, "-p", "lr=.nan"], "parameter 'lr' has the value nan, which is not allowed: "),
+        ([*DIGITS, "-p", "workers=0"], "parameter 'workers' has the value 0, which is not allowed: "),
+        ([*DIGITS, "-p", "protocol=paper"], "protocol 'paper' does not exist for dataset 'digits', "),
+        ([*DIGITS, "-p", "rounds"], "-p 'rounds' is not of the form NAME=VALUE"),
+        ([*DIGITS, "-p", "rounds=["], "-p 'rounds=[' has a value that is not YAML"),
+        (["-f", "nowhere.yaml"], "parameter file nowhere.yaml cannot be read: No such file or directory"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,
+)
+def test_a_wrong_setting_ends_a_run_before_it_starts(
+    refused: Callable[..., str], arguments: list[str], sentence: str
+) -> None:
+    assert refused("run", *arguments).startswith(sentence)
+
+
+def test_a_notebook_is_refused_in_the_same_way(refused: Callable[..., str]) -> None:
+    assert refused("notebook", *DIGITS, "-p", "levels=a3-e6").startswith("levels 'a3-e6' adds up to 9; ")
+
+
+def test_a_damaged_data_file_ends_a_run_before_it_starts(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data" / "mnist" / "train-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PAR1 and then nothing")
+    monkeypatch.setenv("HETEROFL_DATA", str(tmp_path / "data"))
+    sentence = refused("run", "-p", "dataset=mnist", "-p", "levels=e")
+    assert sentence.startswith(f"data file {path} is damaged (")
+    assert list((tmp_path / "data").iterdir()) == [path.parent]
+
+
+def test_a_damaged_checkpoint_ends_a_run_before_it_starts(refused: Callable[..., str], outputs: Path) -> None:
+    path = checkpoint_path(run_params(dataset="digits", levels="e").run_id)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"these are no tensors")
+    assert refused("run", *DIGITS).startswith(f"checkpoint {path} is damaged (")
+
+
+@pytest.mark.parametrize("command", [["run", *TINY], ["notebook", *TINY], ["collect"]], ids=lambda it: it[0])
+def test_outputs_that_cannot_be_written_end_a_command_before_it_starts(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    in_the_way = tmp_path / "a file"
+    in_the_way.touch()
+    monkeypatch.setenv("HETEROFL_OUTPUTS", str(in_the_way / "outputs"))
+    assert refused(*command).startswith(f"cannot write {in_the_way / 'outputs'}/")
+    assert list(tmp_path.iterdir()) == [in_the_way]
+
+
+def test_a_damaged_record_ends_collect(refused: Callable[..., str], outputs: Path) -> None:
+    path = outputs / "runs" / "one" / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert refused("collect").startswith(f"record {path} is damaged (")
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["run", "--levels", "e"]])
+def test_a_command_that_does_not_exist_is_told_how_to_call(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: python -m heterofl_core")
+
+
+# As a program
+
+
+def test_the_program_ends_with_status_2_and_one_line(outputs: Path) -> None:
+    program = [sys.executable, "-m", "heterofl_core", "run", *DIGITS, "-p", "participation=1.5"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("heterofl_core: parameter 'participation' has the value 1.5, ")
+    assert done.stderr.count("\n") == 1
+    assert not outputs.exists()
+
+
+def test_a_reader_may_leave_early() -> None:
+    program = f"{sys.executable} -m heterofl_core cost | head -n 1"
+    done = subprocess.run(program, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.split()[:2] == ["Model", "Ratio"]
+    assert done.stderr == ""

@@ -1,0 +1,185 @@
+"""Where results come from: the code's hash follows what the code does, and no module is forgotten."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from heterofl_core import provenance
+from heterofl_core.provenance import RESULT_MODULES, code_hash, git, meaning
+
+CORE = Path(provenance.__file__).parent
+NO_RESULT = {"params", "errors", "files", "folders", "records", "checkpoints", "cost", "provenance"}
+"""Modules that a run uses and that cannot change its accuracy."""
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two sources mean the same to `code_hash`."""
+    return list(meaning(ast.parse(one))) == list(meaning(ast.parse(other)))
+
+
+def imported(module: str) -> set[str]:
+    """The modules of the core that one of them imports, wherever the import stands."""
+    nodes = list(ast.walk(ast.parse((CORE / f"{module}.py").read_text(encoding="utf-8"))))
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return {name.removeprefix("heterofl_core.") for name in names if name.startswith("heterofl_core.")}
+
+
+def test_every_module_that_a_run_uses_is_hashed_unless_it_cannot_change_a_result() -> None:
+    used, new = {"runs"}, {"runs"}
+    while new:
+        new = {name for module in new for name in imported(module)} - used
+        used |= new
+    assert used - NO_RESULT == set(RESULT_MODULES)
+    assert used >= NO_RESULT, "the exceptions name a module that a run no longer uses"
+
+
+FUNCTION = '''
+def half(x, *, places=2):
+    """Half of x."""
+    return round(x / 2, places)
+'''
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        FUNCTION.replace('    """Half of x."""\n', ""),
+        FUNCTION.replace("Half of x.", "x over two."),
+        FUNCTION.replace("(x / 2, places)", "(\n        x / 2,  # by two\n\n        places,\n    )"),
+        '"""A module with a docstring."""\n\n\n# and a comment\n' + FUNCTION,
+    ],
+    ids=["no docstring", "another docstring", "layout and comments", "a module's docstring"],
+)
+def test_comments_docstrings_and_layout_do_not_count(other: str) -> None:
+    assert same(FUNCTION, other)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x / 2", "x / 3"),
+        ("x / 2", "x // 2"),
+        ("x / 2", "x / 2.0"),
+        ("x / 2, places", "places, x / 2"),
+        ("x / 2, places", "x / 2, ndigits=places"),
+        ("places=2", "places=3"),
+        ("x, *, places=2", "x, places=2"),
+        ("def half", "async def half"),
+        ("return round", "yield round"),
+        ("round(x / 2, places)", "round(x / 2)"),
+        ("round(x / 2, places)", "[round(x / 2, places)]"),
+        ("round(x / 2, places)", "round(x / 2, *places)"),
+        ("round(x / 2, places)", "'round(x / 2, places)'"),
+    ],
+)
+def test_a_change_of_the_code_counts(old: str, new: str) -> None:
+    assert old in FUNCTION
+    assert not same(FUNCTION, FUNCTION.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("f([1, 2], 3)", "f([1], 2, 3)"),
+        ("f(a, b)", "f(b, a)"),
+        ("f(a=1, b=2)", "f(a=2, b=1)"),
+        ("f(1)", "f(True)"),
+        ("f(None)", "f()"),
+        ("x[a:]", "x[:a]"),
+        ("a and (b or c)", "(a and b) or c"),
+        ("global a, b", "global a; global b"),
+        ("from . import a", "from .. import a"),
+    ],
+)
+def test_lists_and_keywords_count(one: str, other: str) -> None:
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("for a in b:\n    f()\n    g()", "for a in b:\n    f()\ng()"),
+        ("if a:\n    f()\n    g()", "if a:\n    f()\ng()"),
+        ("with a:\n    f()\n    g()", "with a:\n    f()\ng()"),
+        ("x = {'k': a, **b}", "x = {**a, 'k': b}"),
+        ("lambda *, a, b=1: 0", "lambda *, a=1, b: 0"),
+    ],
+)
+def test_where_a_block_ends_counts(one: str, other: str) -> None:
+    assert not same(one, other)
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the core, which `code_hash` then reads."""
+    folder = tmp_path / "heterofl_core"
+    shutil.copytree(CORE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    return folder
+
+
+def test_the_hash_follows_the_code_that_trains_and_no_other(copy: Path) -> None:
+    before = code_hash.__wrapped__()
+    for change in ("# a comment\n", '"""A text that nobody reads."""\n'):
+        with (copy / "heterofl.py").open("a") as file:
+            file.write(change)
+    with (copy / "figures.py").open("a") as file:
+        file.write("COLOUR = 'red'\n")
+    assert code_hash.__wrapped__() == before
+    with (copy / "heterofl.py").open("a") as file:
+        file.write("DECAY = 1\n")
+    assert code_hash.__wrapped__() != before
+
+
+@pytest.mark.parametrize("module", RESULT_MODULES)
+def test_each_hashed_module_counts(copy: Path, module: str) -> None:
+    before = code_hash.__wrapped__()
+    with (copy / f"{module}.py").open("a") as file:
+        file.write("ANSWER = 42\n")
+    assert code_hash.__wrapped__() != before
+
+
+def test_provenance_names_versions_machine_commit_and_code() -> None:
+    found = provenance.provenance()
+    assert set(found) == {"versions", "device", "git_commit", "git_dirty", "code_hash"}
+    assert set(found["versions"]) == {"python", "torch", "numpy", "scikit-learn", "joblib"}
+    assert found["code_hash"] == code_hash.__wrapped__()
+    assert found["device"]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_dirty_checkout_is_one_with_changes_that_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)  # a hook's, which would lead to its own repository
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (["init", "--quiet"], [*author, "commit", "--quiet", "--allow-empty", "--message=0"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    (tmp_path / "notes.txt").write_text("changes no result")
+    found = provenance.provenance()
+    assert (found["git_commit"], found["git_dirty"]) == (head.stdout.strip(), False)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "schedules.yaml").write_text("changes results")
+    assert provenance.provenance()["git_dirty"] is True
+
+
+def test_there_is_no_commit_outside_a_checkout_or_without_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert git("rev-parse", "HEAD") is None
+    assert provenance.provenance()["git_dirty"] is None
+    monkeypatch.setattr(provenance, "ROOT", CORE)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git("rev-parse", "HEAD") is None
