@@ -7,7 +7,7 @@ PIP_OPTIONS ?=
 BIN := .venv/bin
 CORE := $(BIN)/python -m heterofl_core
 
-.PHONY: help quickstart run book test lint bench lock clean
+.PHONY: help quickstart run book test smoke lint lock clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -35,6 +35,12 @@ book: .venv/installed ## Builds the book from the records in outputs/; trains no
 
 test: .venv/installed ## Runs every check of the code, the notebooks and the book.
 	$(BIN)/pytest
+
+smoke: .venv/installed ## Runs every row of the ablation and every baseline from end to end, on digits, in minutes.
+	for model in cnn preresnet18; do \
+	  HETEROFL_OUTPUTS=outputs/smoke $(CORE) study ablation -p protocol=smoke -p dataset=digits -p arch=$$model; \
+	done
+	HETEROFL_OUTPUTS=outputs/smoke $(CORE) study baselines -p protocol=smoke -p dataset=digits
 
 lint: .venv/installed ## Checks style and types, notebooks included.
 	$(BIN)/ruff check .

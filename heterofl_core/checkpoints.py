@@ -1,6 +1,7 @@
 """The state of a run between two rounds, on disk: all that an exact continuation needs."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from heterofl_core.errors import InputError
+from heterofl_core.federation import Weights
 from heterofl_core.files import atomic
 from heterofl_core.provenance import code_hash
 
@@ -19,7 +21,7 @@ class RunState:
     """A run after some of its rounds. Draws are keyed by round, so nothing random needs keeping.
 
     Attributes:
-        parameters: W_g.
+        weights: what was learned.
         round: rounds done.
         rows: what `rounds.csv` will hold of them.
         bytes_down, bytes_up: sent to clients and back so far.
@@ -27,7 +29,7 @@ class RunState:
         peak_memory_mb: the most that this process and its workers held together.
     """
 
-    parameters: dict[str, Tensor]
+    weights: Weights
     round: int
     rows: list[dict[str, Any]]
     bytes_down: int = 0
@@ -39,10 +41,10 @@ class RunState:
 
 def save_checkpoint(path: Path, state: RunState) -> None:
     """Writes the state atomically: tensors, with the rest as JSON in the same file's header."""
-    progress = {name: value for name, value in vars(state).items() if name != "parameters"}
+    progress = {name: value for name, value in vars(state).items() if name != "weights"}
     header = {"progress": json.dumps(progress), "code_hash": code_hash()}
     with atomic(path) as temporary:
-        save_file(state.parameters, temporary, metadata=header)
+        save_file(flatten(state.weights), temporary, metadata=header)
 
 
 def load_checkpoint(path: Path) -> RunState:
@@ -56,10 +58,27 @@ def load_checkpoint(path: Path) -> RunState:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
-            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state, writer = RunState(parameters, **json.loads(header["progress"])), header["code_hash"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = RunState(unflatten(tensors), **json.loads(header["progress"]))
+        writer = header["code_hash"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"checkpoint {path} is damaged ({error}); {advice}") from error
     if writer != code_hash():
         raise InputError(f"checkpoint {path} was written by other code ({writer}); {advice}")
     return state
+
+
+def flatten(weights: Weights) -> dict[str, Tensor]:
+    """All tensors under one roof: shared/NAME, and CLIENT/NAME for what belongs to a client."""
+    parts = {"shared": weights.shared} | {str(client): own for client, own in weights.personal.items()}
+    return {f"{part}/{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+
+def unflatten(tensors: Mapping[str, Tensor]) -> Weights:
+    """What `flatten` was given."""
+    weights = Weights(shared={})
+    for key, value in tensors.items():
+        part, _, name = key.partition("/")
+        own = weights.shared if part == "shared" else weights.personal.setdefault(int(part), {})
+        own[name] = value
+    return weights

@@ -32,7 +32,8 @@ class CNN(SliceableModel):
         width_rate: share of the full hidden widths 64, 128, 256, 512.
         norm: see `layers.norm_layer`.
         scale: of the Scaler; 1 turns it off.
-        in_channels, num_labels: of the data.
+        input_shape: of an image, (channels, height, width).
+        num_labels: of the data.
     """
 
     def __init__(
@@ -40,19 +41,20 @@ class CNN(SliceableModel):
         width_rate: float = 1.0,
         norm: str = "sbn",
         scale: float = 1.0,
-        in_channels: int = 1,
+        input_shape: tuple[int, ...] = (1, 28, 28),
         num_labels: int = 10,
     ) -> None:
         super().__init__()
         self.widths = [scaled_width(size, width_rate) for size in HIDDEN_SIZES]
         self.blocks = nn.ModuleList(
             ConvolutionBlock(before, after, norm, scale)
-            for before, after in zip([in_channels, *self.widths], self.widths, strict=False)
+            for before, after in zip([input_shape[0], *self.widths], self.widths, strict=False)
         )
         self.linear = nn.Linear(self.widths[-1], num_labels)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape (B, num_labels) for images of shape (B, in_channels, H, W)."""
+        """Logits of shape (B, num_labels) for images of shape (B, channels, H, W)."""
         *first, last = self.blocks
         for block in first:
             x = F.max_pool2d(block(x), 2)  # halves H and W

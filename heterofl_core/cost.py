@@ -14,8 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from heterofl_core.examples import SEQUENCE_LENGTH
 from heterofl_core.levels import LEVELS, Mix, all_mixes, width_rate
 from heterofl_core.models import build_model
+from heterofl_core.transformer import Attention
 
 BYTES = 4  # of a parameter in float32
 
@@ -27,7 +29,9 @@ class Cost:
     Attributes:
         parameters: trainable scalars.
         paper_flops: the paper's count for one example.
-        macs: multiply-accumulates of convolutions and linear layers for one example.
+        macs: multiply-accumulates of convolutions and linear layers for one example (for text, one sequence).
+        attention_macs: those of the products of queries, keys and values, which the authors' counter leaves
+            out.
         space_mb: parameters × 4 bytes / 2^20, which is also what a client receives in a round.
         ratio: parameters divided by those of the largest level of the mix.
     """
@@ -35,21 +39,21 @@ class Cost:
     parameters: float
     paper_flops: float
     macs: float
+    attention_macs: float
     space_mb: float
     ratio: float = 1.0
 
 
-def model_cost(arch: str, input_shape: tuple[int, ...], **model_options: Any) -> Cost:
+def model_cost(arch: str, example: Tensor, **model_options: Any) -> Cost:
     """Counts the layers of a model while one example passes through it; nothing is computed.
 
     Args:
         arch, model_options: for `build_model`.
-        input_shape: of one example, such as (1, 28, 28).
+        example: on the meta device, such as one of shape (1, 1, 28, 28).
     """
     with torch.device("meta"):
         model = build_model(arch, **model_options)
-        example = torch.empty(1, *input_shape)
-    counts: list[tuple[int, int]] = []
+    counts: list[tuple[int, int, int]] = []
     hooks = [
         layer.register_forward_hook(lambda layer, _, output: counts.append(layer_count(layer, output)))
         for layer in model.modules()
@@ -58,23 +62,26 @@ def model_cost(arch: str, input_shape: tuple[int, ...], **model_options: Any) ->
     for hook in hooks:
         hook.remove()
     parameters = sum(value.numel() for value in model.parameters())
-    macs, paper_flops = (sum(column) for column in zip(*counts, strict=True))
-    return Cost(parameters, paper_flops, macs, parameters * BYTES / 2**20)
+    paper_flops, macs, attention_macs = (sum(column) for column in zip(*counts, strict=True))
+    return Cost(parameters, paper_flops, macs, attention_macs, parameters * BYTES / 2**20)
 
 
-def layer_count(layer: nn.Module, output: Tensor) -> tuple[int, int]:
-    """MACs and the paper's count of one layer for one example."""
+def layer_count(layer: nn.Module, output: Tensor) -> tuple[int, int, int]:
+    """The paper's count, MACs and attention products of one layer for one example."""
     tensors = len(list(layer.parameters(recurse=False)))
     match layer:
         case nn.Conv2d():
             macs = output.numel() * layer.weight[0].numel()
-            return macs, tensors * (macs + (output.numel() if layer.bias is not None else 0))
+            return tensors * (macs + (output.numel() if layer.bias is not None else 0)), macs, 0
         case nn.Linear():
             macs = output.numel() * layer.in_features
-            return macs, tensors * macs
-        case nn.BatchNorm2d() | nn.GroupNorm():
-            return 0, tensors * 2 * output.numel()
-    return 0, 0
+            return tensors * macs, macs, 0
+        case nn.BatchNorm2d() | nn.GroupNorm() | nn.LayerNorm():
+            return tensors * 2 * output.numel(), 0, 0
+        case Attention():
+            length = output.shape[1]
+            return 0, 0, 2 * length * length * layer.value.out_features  # Q·K and the weighted sum of V
+    return 0, 0, 0
 
 
 def mix_cost(mix: Mix, cost_of_level: Callable[[str], Cost]) -> Cost:
@@ -88,17 +95,27 @@ def mix_cost(mix: Mix, cost_of_level: Callable[[str], Cost]) -> Cost:
         parameters=mean("parameters"),
         paper_flops=mean("paper_flops"),
         macs=mean("macs"),
+        attention_macs=mean("attention_macs"),
         space_mb=mean("space_mb"),
         ratio=mean("parameters") / costs[0].parameters,
     )
 
 
-def cost_table(arch: str = "cnn", input_shape: tuple[int, ...] = (1, 28, 28)) -> pd.DataFrame:
-    """The cost columns of Table 5 for all 31 mixes: as the paper prints them, then exact counts."""
-    of_level = {
-        level: model_cost(arch, input_shape, width_rate=width_rate(level), in_channels=input_shape[0])
-        for level in LEVELS
-    }
+EXAMPLES = {
+    "cnn": torch.empty(1, 1, 28, 28, device="meta"),
+    "preresnet18": torch.empty(1, 3, 32, 32, device="meta"),
+    "transformer": torch.empty(1, SEQUENCE_LENGTH, dtype=torch.int64, device="meta"),
+}
+"""For each of the paper's architectures an example of its data set: MNIST, CIFAR10, WikiText2."""
+
+
+def cost_table(arch: str) -> pd.DataFrame:
+    """The cost columns of Tables 5 to 7 for all 31 mixes: as the paper prints them, then exact counts.
+
+    Args:
+        arch: `cnn` for Table 5, `preresnet18` for Table 6, `transformer` for Table 7.
+    """
+    of_level = {level: model_cost(arch, EXAMPLES[arch], width_rate=width_rate(level)) for level in LEVELS}
     rows = []
     for mix in all_mixes():
         cost = mix_cost(mix, of_level.__getitem__)
@@ -112,6 +129,7 @@ def cost_table(arch: str = "cnn", input_shape: tuple[int, ...] = (1, 28, 28)) ->
                 "parameters": round(cost.parameters),
                 "paper_flops": round(cost.paper_flops),
                 "macs": round(cost.macs),
+                "attention_macs": round(cost.attention_macs),
             }
         )
     return pd.DataFrame(rows)

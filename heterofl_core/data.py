@@ -1,17 +1,21 @@
-"""Data sets as arrays in memory, decoded once and then read from a cache."""
+"""Image data sets as arrays in memory, decoded once and then read from a cache."""
 
 import io
 import zipfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from heterofl_core.errors import InputError
 from heterofl_core.files import atomic
 from heterofl_core.folders import cache_folder, data_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,11 @@ class Images:
         return mean[:, None, None], deviation[:, None, None]
 
 
-def load_data(dataset: str) -> Images:
+def load_images(dataset: str) -> Images:
     """Loads a data set: from the cache, else from the mirror, else from its official source.
 
     Args:
-        dataset: `digits` (embedded in scikit-learn) or `mnist`.
+        dataset: `digits` (embedded in scikit-learn), `mnist` or `cifar10`.
 
     Raises:
         InputError: a file is missing and cannot be downloaded, or is damaged; the message says
@@ -64,19 +68,31 @@ def load_data(dataset: str) -> Images:
         return load_digits()
     cache = cache_folder() / f"{dataset}.npz"
     if cache.exists():
-        return read_cache(cache)
+        return Images(**read_cache(cache, Images))
     images = READERS[dataset]()
-    with atomic(cache) as temporary, temporary.open("wb") as file:
-        np.savez(file, **asdict(images))
+    write_cache(cache, asdict(images))
     return images
 
 
-def read_cache(path: Path) -> Images:
-    """Reads arrays that `load_data` decoded before; never a pickle."""
+def write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Keeps decoded arrays."""
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_cache(path: Path, kind: type) -> dict[str, np.ndarray]:
+    """Reads arrays that were decoded before; never a pickle.
+
+    Args:
+        kind: the dataclass whose fields the file must have.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Images(**arrays)
-    except (OSError, ValueError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
+            return {field.name: arrays[field.name] for field in fields(kind)}
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(
             f"cached data {path} is damaged ({error}); delete it, and it is made anew"
         ) from error
@@ -101,47 +117,100 @@ def read_mnist() -> Images:
     """MNIST from the mirror if it is there, else downloaded through torchvision and its checksums."""
     folder = data_folder() / "mnist"
     if folder.is_dir():
-        train = read_parquet(folder / "train-00000-of-00001.parquet", rows=60_000)
-        test = read_parquet(folder / "test-00000-of-00001.parquet", rows=10_000)
-        return Images(*train, *test)
+        return Images(
+            *read_images([folder / "train-00000-of-00001.parquet"], "image", rows=60_000),
+            *read_images([folder / "test-00000-of-00001.parquet"], "image", rows=10_000),
+        )
+    train, test = download_mnist(folder)
+    return Images(
+        train.data.numpy()[:, None], train.targets.numpy(), test.data.numpy()[:, None], test.targets.numpy()
+    )
+
+
+def read_cifar10() -> Images:
+    """CIFAR10 from the mirror. Its official files are pickles, which are never read here."""
+    folder = data_folder() / "cifar10"
+    if not folder.is_dir():
+        raise InputError(
+            f"cifar10 is not in {folder}; put train-00000-of-00002.parquet, train-00001-of-00002.parquet and "
+            "test-00000-of-00001.parquet (columns img, label) into that folder, or set HETEROFL_DATA to the "
+            "folder that holds cifar10/"
+        )
+    train_files = [folder / f"train-0000{part}-of-00002.parquet" for part in (0, 1)]
+    return Images(
+        *read_images(train_files, "img", rows=50_000),
+        *read_images([folder / "test-00000-of-00001.parquet"], "img", rows=10_000),
+    )
+
+
+READERS: dict[str, Callable[[], Images]] = {"mnist": read_mnist, "cifar10": read_cifar10}
+
+
+def read_images(paths: Sequence[Path], column: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes images and labels from Parquet files in Hugging Face's layout.
+
+    Args:
+        column: that holds the encoded images.
+        rows: in all the files together.
+
+    Returns:
+        Pixels of shape (rows, channels, height, width) and labels of shape (rows,).
+
+    Raises:
+        InputError: a file is missing or damaged, or there is another number of rows.
+    """
+    from PIL import Image
+
+    pixels, labels = [], []
+    for path in paths:
+        table = read_parquet(path, [column, "label"])
+        try:
+            images = [np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table[column]]
+            pixels.append(np.stack(images).reshape(len(images), *images[0].shape[:2], -1))
+            labels.append(table["label"].to_numpy(np.int64))
+        except (OSError, ValueError, IndexError, KeyError, TypeError) as error:  # Pillow's are among these
+            raise InputError(f"data file {path} is damaged ({error}); fetch it again") from error
+    found = sum(map(len, labels))
+    if found != rows:
+        raise InputError(f"data file {' with '.join(map(str, paths))} has {found} rows; {rows} are expected")
+    return np.ascontiguousarray(np.concatenate(pixels).transpose(0, 3, 1, 2)), np.concatenate(labels)
+
+
+def read_parquet(path: Path, columns: list[str]) -> "pd.DataFrame":
+    """Reads some columns of a Parquet file.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    import pandas as pd
+
+    if not path.exists():
+        raise InputError(f"data file {path} is missing; put it there, or unset HETEROFL_DATA to download")
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's errors are among these
+        raise InputError(f"data file {path} is damaged ({error}); fetch it again") from error
+
+
+def download_mnist(folder: Path) -> tuple[Any, Any]:
+    """Training and test half of torchvision's MNIST, fetched with its checksums.
+
+    Args:
+        folder: where a mirror was looked for.
+
+    Raises:
+        InputError: it could not be downloaded; the message says what to put where.
+    """
     mnist = torchvision_datasets().MNIST
     try:
-        halves = [mnist(str(data_folder()), train=train, download=True) for train in (True, False)]
+        train, test = (mnist(str(data_folder()), train=train, download=True) for train in (True, False))
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"mnist is not in {folder} and could not be downloaded ({error}); put "
             "train-00000-of-00001.parquet and test-00000-of-00001.parquet (columns image, label) into "
             "that folder, or set HETEROFL_DATA to the folder that holds mnist/"
         ) from error
-    train, test = ((half.data.numpy()[:, None], half.targets.numpy()) for half in halves)
-    return Images(*train, *test)
-
-
-READERS: dict[str, Callable[[], Images]] = {"mnist": read_mnist}
-
-
-def read_parquet(path: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes images and labels from one Parquet file in Hugging Face's layout.
-
-    Returns:
-        Pixels of shape (rows, 1, height, width) and labels of shape (rows,).
-
-    Raises:
-        InputError: the file is missing, damaged, or has another number of rows.
-    """
-    import pandas as pd
-    from PIL import Image
-
-    if not path.exists():
-        raise InputError(f"data file {path} is missing; put it there, or unset HETEROFL_DATA to download")
-    try:
-        table = pd.read_parquet(path, columns=["image", "label"])
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table["image"]])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's and Pillow's errors are these
-        raise InputError(f"data file {path} is damaged ({error}); fetch it again") from error
-    if len(table) != rows:
-        raise InputError(f"data file {path} has {len(table)} rows; {rows} are expected")
-    return pixels[:, None], table["label"].to_numpy(np.int64)
+    return train, test
 
 
 def torchvision_datasets() -> ModuleType:

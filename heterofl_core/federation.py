@@ -1,25 +1,42 @@
 """Algorithm 1: sample clients, slice, update, aggregate, round after round."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from heterofl_core.clients import ClientTask, run_clients
-from heterofl_core.cost import Cost, model_cost
-from heterofl_core.data import load_data
+from heterofl_core.classification import Classification
+from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy, client_update
+from heterofl_core.cost import Cost, mix_cost, model_cost
+from heterofl_core.executor import side_by_side
 from heterofl_core.heterofl import aggregate, slice_parameters
+from heterofl_core.language import LanguageModelling
 from heterofl_core.levels import Mix, width_rate
+from heterofl_core.methods import shared_parameters
 from heterofl_core.models import build_model
 from heterofl_core.params import RunParams
-from heterofl_core.partition import make_partition
 from heterofl_core.randomness import generator, torch_seed
-from heterofl_core.selection import LABELS, static_index
+from heterofl_core.selection import random_index, rolling_index, static_index
 from heterofl_core.sliceable import SliceableModel
+from heterofl_core.tasks import ClientShare, Task
 
 DECAY = 0.1  # of the learning rate at each milestone (Table 4)
+
+
+@dataclass
+class Weights:
+    """All that a federation learns.
+
+    Attributes:
+        shared: the global parameters W_g.
+        personal: for each client that trained, its own parameters; empty unless the method keeps some.
+    """
+
+    shared: dict[str, Tensor]
+    personal: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class RoundSummary:
     Attributes:
         levels: of the active clients.
         train_loss: mean over the clients of their mean local loss, in nats.
-        bytes_down, bytes_up: of all parameters sent to the clients, and back.
+        bytes_down, bytes_up: of all shared parameters sent to the clients, and back.
         peak_memory_mb: for each process that executed clients, its peak memory so far.
     """
 
@@ -47,9 +64,9 @@ class Federation:
         params: of the run.
 
     Attributes:
-        data: the data set.
-        partition: who holds which examples.
+        task: the data, who holds which, and how a model of it is judged.
         axes: of the global model, whose level is the largest of the mix.
+        shared: names of the parameters that the server averages.
 
     Raises:
         InputError: the data cannot be had, or cannot be shared among the clients.
@@ -57,113 +74,158 @@ class Federation:
 
     def __init__(self, params: RunParams) -> None:
         self.params = params
-        self.data = load_data(params.dataset)
-        self.mean, self.deviation = self.data.pixel_statistics()
-        self.partition = make_partition(
-            params.partition,
-            self.data.train_labels,
-            self.data.test_labels,
-            params.num_clients,
-            generator(params.seed, "partition"),
+        self.task: Task = (
+            LanguageModelling(params) if params.dataset == "wikitext2" else Classification(params)
         )
         self.mix = Mix.parse(params.levels)
-        self.fixed_levels = self.mix.fix(params.num_clients) if params.assignment == "fix" else None
-        self.axes = self.global_model().axes()
+        self.fixed_levels = self.assign_levels()
+        model = self.global_model()
+        self.axes = model.axes()
+        self.shared = shared_parameters(params.method, model, params.shared_layers)
 
-    def model_options(self, level: str) -> dict[str, Any]:
-        """Options of `build_model` for a client of this level; the global model's are the largest's."""
-        relative = width_rate(level) / width_rate(self.mix.largest)
+    def assign_levels(self) -> list[str] | None:
+        """Each client's level if it stays the same over the rounds, else None."""
+        match self.params.assignment:
+            case "fix":
+                return self.mix.fix(self.params.num_clients)
+            case "uniform":
+                return self.mix.uniform(
+                    self.params.num_clients, generator(self.params.seed, "uniform levels")
+                )
+            case "trace":
+                return list(self.params.trace or "")
+        return None
+
+    def model_options(self, level: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of `build_model` for a client of this level; the global model's are the largest's.
+
+        Args:
+            sizes: those that follow from the client's data; see `ClientShare`.
+        """
+        blocks = {"blocks": self.params.blocks} if self.params.blocks else {}
         return {
             "width_rate": width_rate(level),
-            "scale": relative if self.params.scaler else 1.0,
             "norm": self.params.norm,
-            "in_channels": self.data.input_shape[0],
-            "num_labels": self.data.num_labels,
+            "scale": self.relative_width(level) if self.params.scaler else 1.0,
+            **sizes,
+            **blocks,
         }
+
+    def mean_cost(self) -> Cost:
+        """What a client computes and holds on average, with all labels."""
+        mix = self.mix
+        if self.fixed_levels is not None:  # the shares that came out, which may differ from those asked for
+            mix = Mix(mix.levels, tuple(self.fixed_levels.count(level) for level in mix.levels))
+        return mix_cost(
+            mix,
+            lambda level: model_cost(
+                self.params.arch, self.task.example, **self.model_options(level, self.task.sizes)
+            ),
+        )
+
+    def relative_width(self, level: str) -> float:
+        """Width rate of a level relative to the global model's."""
+        return width_rate(level) / width_rate(self.mix.largest)
 
     def global_model(self) -> SliceableModel:
         """A new global model with the run's initial parameters."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.params.seed, "initialisation"))
-            return build_model(self.params.arch, **self.model_options(self.mix.largest))
+            return build_model(self.params.arch, **self.model_options(self.mix.largest, self.task.sizes))
 
-    def cost_of_level(self, level: str) -> Cost:
-        """What a client of this level computes and sends."""
-        return model_cost(self.params.arch, self.data.input_shape, **self.model_options(level))
+    def initial_weights(self) -> Weights:
+        """The weights before the first round; personal ones start as the global ones."""
+        return Weights(shared=self.global_model().state_dict())
 
     def learning_rate(self, round: int) -> float:
         """η of a round, counted from 1: decayed after each milestone."""
         passed = sum(round > milestone for milestone in self.params.milestones)
         return self.params.lr * DECAY**passed
 
-    def active_clients(self, round: int) -> np.ndarray:
+    def active_clients(self, round: int) -> list[int]:
         """S_t: a random set of M_t = max(C·M, 1) clients, without replacement, ascending."""
         size = max(round_half_up(self.params.participation * self.params.num_clients), 1)
         rng = generator(self.params.seed, "active clients", round)
-        return np.sort(rng.choice(self.params.num_clients, size, replace=False))
+        return sorted(rng.choice(self.params.num_clients, size, replace=False).tolist())
 
     def level(self, round: int, client: int) -> str:
-        """The client's level in this round: always the same under Fix, drawn anew under Dynamic."""
+        """The client's level in this round: always the same, or drawn anew under Dynamic."""
         if self.fixed_levels is not None:
             return self.fixed_levels[client]
         return self.mix.dynamic(generator(self.params.seed, "level", round, client))
 
-    def run_round(
-        self, parameters: dict[str, Tensor], round: int, workers: int
-    ) -> tuple[dict[str, Tensor], RoundSummary]:
+    def sub_model(self, round: int, client: int, level: str) -> dict[str, np.ndarray]:
+        """The coordinates of the hidden axes that the client holds in this round."""
+        rate = self.relative_width(level)
+        match self.params.selection:
+            case "random":
+                return random_index(self.axes, rate, generator(self.params.seed, "sub-model", round, client))
+            case "rolling":
+                return rolling_index(self.axes, rate, round)
+        return static_index(self.axes, rate)
+
+    def run_round(self, weights: Weights, round: int, workers: int) -> tuple[Weights, RoundSummary]:
         """One communication round of Algorithm 1.
 
         Args:
-            parameters: W_g before the round.
+            weights: before the round.
             round: counted from 1.
             workers: processes that execute the clients; does not change the result.
 
         Returns:
-            W_g after the round, and what happened.
+            The weights after the round, and what happened.
         """
         clients = self.active_clients(round)
         levels = [self.level(round, client) for client in clients]
-        indices = [
-            static_index(self.axes, width_rate(level) / width_rate(self.mix.largest)) for level in levels
-        ]
+        shares = [self.task.share(client) for client in clients]
+        indices = [self.sub_model(round, *one) for one in zip(clients, levels, strict=True)]
         tasks = [
-            self.client_task(parameters, round, *one) for one in zip(clients, levels, indices, strict=True)
+            self.client_task(weights, round, *one)
+            for one in zip(clients, levels, shares, indices, strict=True)
         ]
-        answers = run_clients(tasks, workers)
+        answers = side_by_side(client_update, tasks, workers)
         updates = [
-            (
-                {**index, LABELS: np.flatnonzero(task.held)},
-                {name: torch.from_numpy(value) for name, value in answer.parameters.items()},
-            )
-            for index, task, answer in zip(indices, tasks, answers, strict=True)
+            ({**index, **share.upload}, self.part(answer, shared=True))
+            for index, share, answer in zip(indices, shares, answers, strict=True)
         ]
-        summary = RoundSummary(
-            levels=levels,
-            train_loss=float(np.mean([answer.loss for answer in answers])),
-            bytes_down=sum(value.nbytes for task in tasks for value in task.parameters.values()),
-            bytes_up=sum(value.nbytes for answer in answers for value in answer.parameters.values()),
-            peak_memory_mb={answer.process: answer.peak_memory_mb for answer in answers},
+        personal = {
+            client: self.part(answer, shared=False) for client, answer in zip(clients, answers, strict=True)
+        }
+        after = Weights(
+            shared=aggregate(weights.shared, self.axes, updates),
+            personal=weights.personal | {client: own for client, own in personal.items() if own},
         )
-        return aggregate(parameters, self.axes, updates), summary
+        return after, self.summary(levels, tasks, answers)
 
     def client_task(
-        self, parameters: dict[str, Tensor], round: int, client: int, level: str, index: dict[str, np.ndarray]
+        self,
+        weights: Weights,
+        round: int,
+        client: int,
+        level: str,
+        share: ClientShare,
+        index: dict[str, np.ndarray],
     ) -> ClientTask:
         """What the server sends to a client, beside what the client has."""
-        params, own = self.params, self.partition.train[client]
-        local = slice_parameters(parameters, self.axes, index)
+        params = self.params
+        whole = weights.shared | weights.personal.get(client, {})
+        local = slice_parameters(whole, self.axes, {**index, **share.download})
         return ClientTask(
-            client=int(client),
+            client=client,
             round=round,
             seed=params.seed,
-            arch=params.arch,
-            model_options=self.model_options(level),
-            parameters={name: value.numpy() for name, value in local.items()},
-            inputs=self.data.train_inputs[own],
-            labels=self.data.train_labels[own],
-            mean=self.mean,
-            deviation=self.deviation,
-            held=self.partition.held[client],
+            model=ModelCopy(
+                params.arch,
+                self.model_options(level, share.sizes),
+                {name: value.numpy() for name, value in local.items()},
+            ),
+            examples=share.examples,
+            held=share.held,
+            left_out=share.left_out,
+            upload={
+                axis: np.searchsorted(share.download[axis], rows) if axis in share.download else rows
+                for axis, rows in share.upload.items()
+            },
             masked_loss=params.masked_loss,
             local_epochs=params.local_epochs,
             batch_size=params.batch_size,
@@ -172,6 +234,47 @@ class Federation:
             weight_decay=params.weight_decay,
             clip_norm=params.clip_norm,
         )
+
+    def part(self, answer: ClientUpdate, shared: bool) -> dict[str, Tensor]:
+        """The shared parameters of an answer, or the personal ones."""
+        return {
+            name: torch.from_numpy(value)
+            for name, value in answer.parameters.items()
+            if (name in self.shared) == shared
+        }
+
+    def summary(
+        self, levels: list[str], tasks: list[ClientTask], answers: list[ClientUpdate]
+    ) -> RoundSummary:
+        """What happened in a round."""
+
+        def size(parameters: Mapping[str, np.ndarray]) -> int:
+            return sum(value.nbytes for name, value in parameters.items() if name in self.shared)
+
+        return RoundSummary(
+            levels=levels,
+            train_loss=float(np.mean([answer.loss for answer in answers])),
+            bytes_down=sum(size(task.model.parameters) for task in tasks),
+            bytes_up=sum(size(answer.parameters) for answer in answers),
+            peak_memory_mb={answer.process: answer.peak_memory_mb for answer in answers},
+        )
+
+    def evaluate(self, weights: Weights, workers: int) -> dict[str, float]:
+        """The metrics of what was learned: of the global model, or of the clients' own models."""
+        options = self.model_options(self.mix.largest, self.task.sizes)
+
+        def copy(parameters: Mapping[str, Tensor]) -> ModelCopy:
+            arrays = {name: value.numpy() for name, value in parameters.items()}
+            return ModelCopy(self.params.arch, options, arrays)
+
+        if self.shared == set(weights.shared):
+            return self.task.evaluate(copy(weights.shared), workers)
+        assert isinstance(self.task, Classification)  # the parameters allow no other
+        models = {
+            client: copy(weights.shared | weights.personal.get(client, {}))
+            for client in range(self.params.num_clients)
+        }
+        return self.task.evaluate_personal(models, workers)
 
 
 def round_half_up(value: float) -> int:

@@ -5,6 +5,7 @@ then shows once.
 """
 
 import math
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -16,13 +17,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from heterofl_core.levels import LEVELS, width_rate
-from heterofl_core.records import METRIC_NAMES
-from heterofl_core.selection import Axis, static_index
+from heterofl_core.partition import make_partition
+from heterofl_core.randomness import generator
+from heterofl_core.records import METRICS
+from heterofl_core.selection import Axis, random_index, rolling_index, static_index
 
 LEVEL_COLOURS = dict(zip(LEVELS, ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
 """Okabe and Ito's colours, told apart with any colour vision."""
 
-METRIC_COLOURS = {"global_accuracy": "#000000", "local_accuracy": "#56B4E9"}
+METRIC_COLOURS = {
+    "global_accuracy": "#000000",
+    "local_accuracy": "#56B4E9",
+    "perplexity": "#000000",
+    "masked_perplexity": "#56B4E9",
+    "visible_perplexity": "#999999",
+}
 
 matplotlib.rcParams.update(
     {
@@ -89,7 +98,7 @@ def partition(label_counts: np.ndarray) -> Figure:
         ax=plot,
         cmap="Blues",
         vmin=0,
-        cbar_kws={"label": "training examples", "pad": 0.02},
+        cbar_kws={"label": "examples held", "pad": 0.02},
         xticklabels=max(1, len(label_counts) // 10),
         rasterized=True,
     )
@@ -99,19 +108,21 @@ def partition(label_counts: np.ndarray) -> Figure:
 
 
 def curve(rounds: pd.DataFrame) -> Figure:
-    """Accuracy and training loss of one run over its communication rounds.
+    """The metrics and the training loss of one run over its communication rounds.
 
     Args:
         rounds: as in `rounds.csv`.
     """
     figure = Figure(figsize=(7.6, 4.6))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    for metric, colour in METRIC_COLOURS.items():
-        above.plot(
-            rounds["round"], rounds[metric], marker="o", ms=3, color=colour, label=METRIC_NAMES[metric]
-        )
-    above.set(ylabel="accuracy (%)")
-    above.legend(frameon=False, loc="lower right")
+    shown = [name for name in METRICS if name in rounds]
+    for name in shown:
+        colour, title = METRIC_COLOURS[name], METRICS[name].title
+        above.plot(rounds["round"], rounds[name], marker="o", ms=3, color=colour, label=title)
+    above.set(ylabel=METRICS[shown[0]].axis)
+    if METRICS[shown[0]].sign < 0:
+        above.set_yscale("log")  # the perplexity of masked tokens is hundreds of times that of visible ones
+    above.legend(frameon=False)
     below.plot(rounds["round"], rounds["train_loss"], color="#666666")
     below.set(ylabel="local loss (nats)", xlabel="communication round")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -136,9 +147,10 @@ def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
         curves: see `report.curves`.
         metric: a column of it, such as `global_accuracy`.
     """
-    panels = list(curves.groupby(["dataset", "partition"]))
+    panels = list(curves[curves[metric].notna()].groupby(["dataset", "partition"]))
     rows = math.ceil(len(panels) / 2)
     figure = Figure(figsize=(7.6, 3.2 * rows))
+    figure.suptitle(METRICS[metric].title)
     plots = figure.subplots(rows, 2, squeeze=False)
     for plot in plots.flat[len(panels) :]:
         plot.remove()
@@ -152,13 +164,53 @@ def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
                 linestyle="-" if len(levels) == 1 else "--",
                 marker="o",
                 ms=3,
-                label=levels,
+                label=", ".join(filter(None, (levels, run["variation"].iloc[0]))),
             )
         plot.set(
             title=", ".join(map(str, names)),
             xlabel="communication round",
-            ylabel=f"{METRIC_NAMES[metric]} (%)",
+            ylabel=METRICS[metric].axis,
         )
         plot.legend(frameon=False, loc="lower right", title="levels")
         plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def partitions(kinds: Sequence[str], num_clients: int = 100) -> Figure:
+    """Who holds what under several partitions of 60,000 examples with ten balanced labels, as MNIST has.
+
+    Args:
+        kinds: see `partition.make_partition`.
+    """
+    train, test = np.repeat(np.arange(10), 6000), np.repeat(np.arange(10), 1000)
+    figure = Figure(figsize=(7.6, 1.5 * len(kinds)))
+    plots = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
+    for plot, kind in zip(plots, kinds, strict=True):
+        made = make_partition(kind, train, test, num_clients, generator(0, "partition"))
+        image = plot.imshow(made.label_counts(train).T, aspect="auto", cmap="Blues", vmin=0, vmax=600)
+        plot.set(title=kind, ylabel="label")
+    plots[-1].set(xlabel="client")
+    figure.colorbar(image, ax=plots, label="training examples", extend="max")
+    return figure
+
+
+def selections(width: int = 32, level: str = "c", rounds: int = 24) -> Figure:
+    """The coordinates of one axis that a client holds, round by round, under each selection strategy."""
+    axes = {"weight": (Axis("width", width),)}
+    rate = width_rate(level)
+    by_round = {
+        "static": lambda number: static_index(axes, rate),
+        "random": lambda number: random_index(axes, rate, generator(0, "sub-model", number, 0)),
+        "rolling": lambda number: rolling_index(axes, rate, number),
+    }
+    figure = Figure(figsize=(7.6, 3.2))
+    plots = figure.subplots(1, len(by_round), sharey=True)
+    for plot, (name, index) in zip(plots, by_round.items(), strict=True):
+        held = np.zeros((rounds, width))
+        for number in range(1, rounds + 1):
+            held[number - 1, index(number)["width"]] = 1
+        colours = ListedColormap(["#eeeeee", LEVEL_COLOURS[level]])
+        plot.imshow(held, aspect="auto", cmap=colours, extent=(0, width, rounds + 0.5, 0.5))
+        plot.set(title=name, xlabel="channel")
+    plots[0].set(ylabel="communication round")
     return figure

@@ -3,6 +3,8 @@
 Equation (4), a hidden layer of HeteroFL: y = φ(sBN(Scaler(X W + b))).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +38,7 @@ class StaticBatchNorm2d(nn.BatchNorm2d):
 
     In training it normalises each batch by its own statistics and remembers nothing, so clients have
     nothing to upload that describes their data. In evaluation it uses statistics that
-    `evaluation.collect_statistics` sets once after training.
+    `statistics.collect_statistics` sets once after training.
 
     Attributes:
         mean, variance: shape (channels,), or None before they were collected.
@@ -114,3 +116,22 @@ def mask_logits(logits: Tensor, held: Tensor, masked_loss: str) -> Tensor:
         case "none":
             return logits
     raise InputError(f"masked_loss {masked_loss!r} is unknown; allowed are zero, neg_inf, detach, none")
+
+
+def masked_cross_entropy(
+    logits: Tensor, targets: Tensor, held: Tensor, masked_loss: str, left_out: int = 0
+) -> Tensor:
+    """The masked cross-entropy, a mean over all positions, in nats (Section 4).
+
+    Args:
+        logits: shape (batch, labels), or (batch, length, labels) for text.
+        targets: shape (batch,) or (batch, length).
+        held, masked_loss: see `mask_logits`.
+        left_out: labels that the client's model leaves out because the client does not hold them. With
+            `zero` each would add exp(0) to the softmax's denominator: together they are one more class with
+            the constant logit log(left_out), and the loss and its gradients are exactly the same.
+    """
+    logits = mask_logits(logits, held, masked_loss).flatten(0, -2)
+    if left_out and masked_loss == "zero":
+        logits = F.pad(logits, (0, 1), value=math.log(left_out))
+    return F.cross_entropy(logits, targets.flatten())

@@ -101,6 +101,10 @@ class Mix:
             )
         return [level for level, count in zip(self.levels, counts, strict=True) for _ in range(count)]
 
+    def uniform(self, num_clients: int, rng: np.random.Generator) -> list[str]:
+        """Uniform assignment: each client's level is drawn once, every level as likely, and stays."""
+        return [str(level) for level in rng.choice(list(self.levels), num_clients)]
+
     def dynamic(self, rng: np.random.Generator) -> str:
         """Dynamic assignment: one client's level, drawn anew each round in proportion to the shares."""
         return str(rng.choice(list(self.levels), p=self.shares))

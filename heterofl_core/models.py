@@ -4,16 +4,24 @@ from typing import Any
 
 from heterofl_core.cnn import CNN
 from heterofl_core.errors import InputError
+from heterofl_core.mlp import MLP
+from heterofl_core.preresnet import PreResNet
 from heterofl_core.sliceable import SliceableModel
+from heterofl_core.transformer import Transformer
 
-ARCHITECTURES: dict[str, type[SliceableModel]] = {"cnn": CNN}
+ARCHITECTURES: dict[str, type[SliceableModel]] = {
+    "cnn": CNN,
+    "preresnet18": PreResNet,
+    "transformer": Transformer,
+    "mlp": MLP,
+}
 
 
 def build_model(arch: str, width_rate: float = 1.0, **options: Any) -> SliceableModel:
     """Builds a network whose hidden widths are `width_rate` of the full ones.
 
     Args:
-        arch: `cnn`.
+        arch: a name in `ARCHITECTURES`.
         width_rate: in (0, 1]; 1, 1/2, 1/4, 1/8, 1/16 for levels a to e.
         options: of the architecture's class, such as `norm`, `scale`, `num_labels`.
 

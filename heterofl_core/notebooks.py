@@ -8,11 +8,24 @@ from typing import Any
 from heterofl_core.errors import InputError
 from heterofl_core.files import atomic
 from heterofl_core.folders import BOOK, ROOT
-from heterofl_core.params import split_settings
+from heterofl_core.params import RunParams, run_params, split_settings
 from heterofl_core.records import executed_path, failed_path, record_path
 
-NOTEBOOKS = {"digits": "mnist", "mnist": "mnist"}
-"""For each data set the experiment's notebook in `book/experiments/`."""
+NOTEBOOKS = {"digits": "mnist", "mnist": "mnist", "cifar10": "cifar10", "wikitext2": "wikitext2"}
+"""For each data set the notebook in `book/experiments/` of the paper's own setting."""
+
+
+def notebook_of(params: RunParams) -> str:
+    """The notebook in `book/experiments/` that tells the story of a run."""
+    usual = run_params(dataset=params.dataset, levels=params.levels, partition=params.partition)
+    switches = ("norm", "scaler", "masked_loss", "label_restricted", "augmented_statistics", "blocks")
+    if params.method != "heterofl":
+        return "baselines"
+    if any(getattr(params, name) != getattr(usual, name) for name in switches):
+        return "ablation"
+    if params.assignment == "fix" and usual.assignment == "dynamic":
+        return "interpolation"
+    return NOTEBOOKS[params.dataset]
 
 
 def run_notebook(values: Mapping[str, Any]) -> Path | None:
@@ -37,13 +50,13 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
         print(f"{params.run_id} is done already; --force redoes it")
         return None
     path = executed_path(params.run_id)
-    source = BOOK / "experiments" / f"{NOTEBOOKS[params.dataset]}.ipynb"
+    source = BOOK / "experiments" / f"{notebook_of(params)}.ipynb"
     with atomic(path) as temporary:
         try:
             papermill.execute_notebook(
                 source,
                 temporary,
-                parameters=dict(values),
+                parameters={**values, "trace": params.trace},  # a table is found from here only
                 cwd=ROOT,
                 kernel_name="python3",
                 progress_bar=False,  # the run's own bar says more

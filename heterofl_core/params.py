@@ -6,22 +6,41 @@ The same names stand in YAML, in a notebook's parameters cell, on the command li
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from heterofl_core.errors import InputError
 from heterofl_core.folders import PARAMS
-from heterofl_core.levels import Mix
+from heterofl_core.levels import LEVELS, Mix
 
 SCHEDULES: dict[str, Any] = yaml.safe_load((PARAMS / "schedules.yaml").read_text(encoding="utf-8"))
 EVALUATIONS = 40  # points on a curve, unless eval_every says otherwise
+SCHEDULE = (
+    "num_clients",
+    "participation",
+    "rounds",
+    "local_epochs",
+    "batch_size",
+    "lr",
+    "milestones",
+    "momentum",
+    "weight_decay",
+    "clip_norm",
+)
+"""The parameters that make a schedule; Table 4 of the paper."""
 SHORT = 0.1  # schedule_factor of the short protocol, unless given
 
+
+PAPER_BLOCKS = (1, 1, 1, 2)
+ARCHITECTURE_NORMS = {"mlp": "none", "transformer": "ln"}
+"""The only norm of an architecture; the others have a choice."""
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 
@@ -30,15 +49,24 @@ class RunParams(BaseModel):
     """The parameters of one run, complete; `run_params` fills them in from the few that are given.
 
     Attributes:
-        dataset: `digits` (embedded, not in the paper) or `mnist`.
+        dataset: `digits` (embedded, not in the paper), `mnist`, `cifar10` or `wikitext2`.
         levels: the mix, such as `e`, `a-e`, `a3-e7`; see `levels.Mix`.
-        method: `heterofl`.
-        arch: the architecture.
-        partition: `iid`, or `non-iid-k` for at most k labels a client.
-        assignment: `fix`, or `dynamic` for levels drawn anew each round.
+        method: `heterofl`, or a baseline: `fedavg`, `standalone`, `lg-fedavg`; see `methods`.
+        shared_layers: how many of the last layers `lg-fedavg` shares.
+        arch: `cnn`, `preresnet18` or `mlp` for images, `transformer` for text.
+        blocks: in the four stages of `preresnet18`; None for the paper's 1, 1, 1, 2.
+        partition: `iid`, `non-iid-k` for at most k labels a client, or `dirichlet-α`.
+        assignment: `fix`; `dynamic` for levels drawn anew each round; `uniform` for levels drawn once;
+            `trace` for given ones.
+        trace: the clients' levels as one text with a letter for each, such as `aabce`.
+        selection: which coordinates a sub-model has: `static` (HeteroFL), `random` or `rolling`.
         norm: `sbn`, or `none`, `in`, `gn`, `ln`, `bn`.
         scaler: whether the Scaler is on.
         masked_loss: `zero`, `neg_inf`, `detach`, or `none`.
+        label_restricted: whether the classifier's rows (and the rows of a token embedding) are averaged only
+            over the clients that hold the label.
+        augmented: whether training images are cropped and flipped at random.
+        augmented_statistics: whether they are so for the sBN statistics too.
         protocol: `paper` for Table 4's schedule, `short` for the same with rounds and milestones
             multiplied by `schedule_factor`, `smoke` for two rounds, `custom` for any other.
         schedule_factor: of the `short` protocol, in (0, 1]; 1 for the others.
@@ -52,15 +80,22 @@ class RunParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    dataset: Literal["digits", "mnist"]
+    dataset: Literal["digits", "mnist", "cifar10", "wikitext2"]
     levels: str
-    method: Literal["heterofl"] = "heterofl"
-    arch: Literal["cnn"]
+    method: Literal["heterofl", "fedavg", "standalone", "lg-fedavg"] = "heterofl"
+    shared_layers: Count = 3
+    arch: Literal["cnn", "preresnet18", "transformer", "mlp"]
+    blocks: tuple[Count, Count, Count, Count] | None = None
     partition: str = "iid"
-    assignment: Literal["fix", "dynamic"]
+    assignment: Literal["fix", "dynamic", "uniform", "trace"]
+    trace: str | None = None
+    selection: Literal["static", "random", "rolling"] = "static"
     norm: Literal["sbn", "none", "in", "gn", "ln", "bn"] = "sbn"
     scaler: bool = True
     masked_loss: Literal["zero", "neg_inf", "detach", "none"] = "zero"
+    label_restricted: bool = True
+    augmented: bool = False
+    augmented_statistics: bool = False
     protocol: Literal["paper", "short", "smoke", "custom"]
     schedule_factor: float = Field(1.0, gt=0, le=1)
     num_clients: Count
@@ -79,19 +114,65 @@ class RunParams(BaseModel):
     @model_validator(mode="after")
     def check(self) -> Self:
         """What no field can check alone."""
-        if not re.fullmatch(r"iid|non-iid-[1-9]\d*", self.partition):
-            raise InputError(
-                f"partition {self.partition!r} is unknown; allowed are iid, and non-iid-k for at most k "
-                "labels a client, such as non-iid-2"
-            )
+        check_partition(self.partition)
         mix = Mix.parse(self.levels)
         if self.assignment == "fix":
             mix.fix(self.num_clients)
+        self.check_trace(mix)
+        self.check_architecture()
+        if self.method != "heterofl" and len(mix.levels) > 1:
+            raise InputError(
+                f"levels {self.levels!r} is a mix, but method {self.method} allows one level only"
+            )
         if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
             raise InputError(
                 f"milestones {list(self.milestones)} is not allowed; give rounds from 1 on, ascending"
             )
         return self
+
+    def check_trace(self, mix: Mix) -> None:
+        """A trace belongs to the assignment `trace`, and has a level of the mix for each client."""
+        if (self.trace is None) != (self.assignment != "trace"):
+            raise InputError(
+                f"trace {self.trace!r} does not go with assignment {self.assignment!r}; assignment trace "
+                "needs one, and no other allows it"
+            )
+        if self.trace is None:
+            return
+        if len(self.trace) != self.num_clients:
+            raise InputError(f"trace has {len(self.trace)} levels; num_clients asks for {self.num_clients}")
+        strangers = sorted(set(self.trace) - set(mix.levels))
+        if strangers:
+            raise InputError(
+                f"trace has the level {strangers[0]!r}, which levels {self.levels!r} does not have"
+            )
+        if mix.largest not in self.trace:
+            raise InputError(
+                f"trace has no client of level {mix.largest}, the largest of levels {self.levels!r}"
+            )
+
+    def check_architecture(self) -> None:
+        """The architecture fits the data, the norm and the method."""
+        text = self.dataset == "wikitext2"
+        if (self.arch == "transformer") != text:
+            allowed = "transformer" if text else "cnn, preresnet18, mlp"
+            raise InputError(
+                f"arch {self.arch!r} is not for dataset {self.dataset!r}; allowed there: {allowed}"
+            )
+        only = ARCHITECTURE_NORMS.get(self.arch)
+        if only and self.norm != only:
+            raise InputError(f"norm {self.norm!r} is not possible with arch {self.arch!r}; allowed is {only}")
+        if self.blocks and self.arch != "preresnet18":
+            raise InputError(f"blocks {list(self.blocks)} is for arch preresnet18 only, not for {self.arch}")
+        personal = self.method in ("standalone", "lg-fedavg")
+        if text and personal:
+            raise InputError(
+                f"method {self.method!r} is for images; dataset wikitext2 allows heterofl, fedavg"
+            )
+        if personal and self.label_restricted:
+            raise InputError(
+                f"label_restricted True is not possible with method {self.method!r}; allowed is False"
+            )
 
     @property
     def run_id(self) -> str:
@@ -101,8 +182,33 @@ class RunParams(BaseModel):
         """
         settings = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        parts = (self.dataset, self.partition, self.levels, self.assignment, self.protocol)
+        method = [self.method] if self.method != "heterofl" else []
+        parts = (self.dataset, *method, self.partition, self.levels, self.assignment, self.protocol)
         return "_".join([*parts, f"s{self.seed}", digest])
+
+
+def check_partition(partition: str) -> None:
+    """Raises an `InputError` unless the partition is one that exists."""
+    if partition.startswith("dirichlet-"):
+        alpha = partition.removeprefix("dirichlet-")
+        if not (is_number(alpha) and 0 < float(alpha) < math.inf):
+            raise InputError(
+                f"partition {partition!r} has α = {alpha}, which is not allowed; α must be above 0"
+            )
+    elif not re.fullmatch(r"iid|non-iid-[1-9]\d*", partition):
+        raise InputError(
+            f"partition {partition!r} is unknown; allowed are iid, non-iid-k for at most k labels a client, "
+            "such as non-iid-2, and dirichlet-α, such as dirichlet-0.3"
+        )
+
+
+def is_number(text: str) -> bool:
+    """Whether Python reads the text as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Execution(BaseModel):
@@ -138,9 +244,14 @@ def planned_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
             f"protocol {protocol!r} does not exist for dataset {dataset!r}, which the paper does not use; "
             "allowed are custom, smoke"
         )
-    plan = {"arch": plans["arch"], "protocol": protocol, **plans[own]}
-    iid, non_iid = plan.pop("iid"), plan.pop("non-iid")
-    plan |= iid if given.get("partition", "iid") == "iid" else non_iid
+    plan = {**plans["data"], "protocol": protocol, **plans[own]}
+    by_partition = {"iid": plan.pop("iid"), "non-iid": plan.pop("non-iid", {})}
+    kind = "iid" if given.get("partition", "iid") == "iid" else "non-iid"
+    if not by_partition[kind]:
+        raise InputError(
+            f"partition {given['partition']!r} is not possible with dataset {dataset!r}; allowed is iid"
+        )
+    plan |= by_partition[kind]
     factor = given.get("schedule_factor", SHORT if protocol == "short" else 1.0)
     if protocol == "short":
         plan |= shortened(plan, factor)
@@ -177,21 +288,29 @@ def run_params(**values: Any) -> RunParams:
     Raises:
         InputError: one sentence that names the parameter, its value and what is allowed.
     """
-    given = without_none(values)
-    plan = planned_schedule(given)
+    given = with_levels_of_trace(without_none(values))
+    plan = planned_schedule(given) | planned_method(given)
+    arch = str(given.get("arch", plan.get("arch")))
+    plan |= {"norm": ARCHITECTURE_NORMS[arch]} if arch in ARCHITECTURE_NORMS else {}
     try:
-        params = RunParams(**{"assignment": "dynamic", **plan, **given})
-        planned = RunParams(**{**params.model_dump(), **plan})
+        params = RunParams(**{"assignment": "trace" if "trace" in given else "dynamic", **plan, **given})
     except ValidationError as failure:
         raise InputError(sentence(failure)) from failure
     mix = Mix.parse(params.levels)
     changes: dict[str, Any] = {"levels": str(mix)}
-    if params != planned:
+    settings = params.model_dump(mode="json")
+    if any(settings[name] != plan[name] for name in SCHEDULE):
         changes["protocol"] = "custom"
     if changes.get("protocol", params.protocol) != "short":
         changes["schedule_factor"] = 1.0
     if len(mix.levels) == 1:
-        changes["assignment"] = "fix"
+        changes |= {"assignment": "fix", "trace": None, "selection": "static"}
+    if params.method != "lg-fedavg":
+        changes["shared_layers"] = RunParams.model_fields["shared_layers"].default
+    if params.blocks == PAPER_BLOCKS:
+        changes["blocks"] = None
+    if params.partition.startswith("dirichlet-"):
+        changes["partition"] = f"dirichlet-{float(params.partition.removeprefix('dirichlet-')):g}"
     return params.model_copy(update=changes)
 
 
@@ -217,8 +336,59 @@ def sentence(failure: ValidationError) -> str:
     return f"parameter {name!r} has the value {error['input']!r}, which is not allowed: {error['msg']}"
 
 
+def planned_method(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The switches that a baseline turns off: it knows neither label masks nor the Scaler."""
+    if given.get("method", "heterofl") == "heterofl":
+        return {}
+    return {"masked_loss": "none", "label_restricted": False, "scaler": False}
+
+
+def with_levels_of_trace(given: dict[str, Any]) -> dict[str, Any]:
+    """Replaces a trace that is given as a table, a CSV file with columns client and level, by its levels.
+
+    Raises:
+        InputError: the file cannot be read, or does not give each client from 0 on exactly one level.
+    """
+    path = str(given.get("trace", ""))
+    if not path.endswith(".csv"):
+        return given
+    try:
+        table = pd.read_csv(path, dtype=str)
+        levels = dict(zip(table["client"], table["level"], strict=True))
+    except OSError as error:
+        raise InputError(f"trace {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"trace {path} is not a table with the columns client and level ({error})"
+        ) from error
+    clients = [str(client) for client in range(len(table))]
+    unknown = [client for client in table["client"] if client not in clients]
+    if unknown:
+        raise InputError(
+            f"trace {path} names the unknown client {unknown[0]!r}; its {len(table)} lines must be about the "
+            f"clients 0 to {len(table) - 1}"
+        )
+    twice = table["client"][table["client"].duplicated()].tolist()
+    if twice:
+        raise InputError(f"trace {path} names client {twice[0]} twice")
+    wrong = [level for level in levels.values() if level not in list(LEVELS)]
+    if wrong:
+        raise InputError(f"trace {path} has the level {wrong[0]!r}, which is none of a to e")
+    return {**given, "trace": "".join(levels[client] for client in clients)}
+
+
 def split_settings(values: Mapping[str, Any]) -> tuple[RunParams, Execution]:
     """Validates settings of a run, and of its execution, that were given under one roof.
+
+    Raises:
+        InputError: see `run_params`.
+    """
+    given, execution = split_changes(values)
+    return run_params(**given), execution
+
+
+def split_changes(values: Mapping[str, Any]) -> tuple[dict[str, Any], Execution]:
+    """Tells settings of its execution, validated, from those of a run, which may be incomplete.
 
     Raises:
         InputError: see `run_params`.
@@ -229,7 +399,7 @@ def split_settings(values: Mapping[str, Any]) -> tuple[RunParams, Execution]:
         execution = Execution(**about_execution)
     except ValidationError as failure:
         raise InputError(sentence(failure)) from failure
-    return run_params(**{n: v for n, v in given.items() if n not in about_execution}), execution
+    return {name: value for name, value in given.items() if name not in about_execution}, execution
 
 
 def from_namespace(namespace: Mapping[str, Any]) -> tuple[RunParams, Execution]:

@@ -1,4 +1,7 @@
-"""Who holds which examples: IID and label-skewed partitions over the clients (Section 4)."""
+"""Who holds which examples: IID and label-skewed partitions over the clients (Section 4).
+
+Beside the paper's label skew stands the field's other standard, Dirichlet (Hsu, Qi and Brown, 2019).
+"""
 
 from dataclasses import dataclass
 
@@ -36,7 +39,8 @@ def make_partition(
     """Gives every example of both halves to exactly one client.
 
     Args:
-        kind: `iid`, or `non-iid-k` for at most k labels a client.
+        kind: `iid`, `non-iid-k` for at most k labels a client, or `dirichlet-α` for shares of each label
+            drawn from a Dirichlet distribution: the smaller α > 0, the more uneven.
         train_labels, test_labels: shape (examples,).
 
     Raises:
@@ -52,6 +56,10 @@ def make_partition(
     num_labels = int(train_labels.max()) + 1
     if kind == "iid":
         train, test = (deal(len(labels), num_clients, rng) for labels in (train_labels, test_labels))
+    elif kind.startswith("dirichlet-"):
+        alpha = float(kind.removeprefix("dirichlet-"))
+        shares = rng.dirichlet(np.full(num_clients, alpha), num_labels)
+        train, test = (deal_by_share(labels, shares, rng) for labels in (train_labels, test_labels))
     else:
         labels_per_client = int(kind.removeprefix("non-iid-"))
         drawn = draw_labels(num_clients, labels_per_client, num_labels, rng)
@@ -111,3 +119,19 @@ def deal_by_label(labels: np.ndarray, drawn: np.ndarray, rng: np.random.Generato
         for client, shard in zip(clients, np.array_split(examples, len(clients)), strict=True):
             owner[shard] = client
     return [np.flatnonzero(owner == client) for client in range(len(drawn))]
+
+
+def deal_by_share(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Cuts each label's examples in proportion to the clients' shares of it.
+
+    Args:
+        labels: of the examples, shape (examples,).
+        shares: shape (labels, clients), each row adding up to 1.
+    """
+    own: list[list[np.ndarray]] = [[] for _ in range(shares.shape[1])]
+    for label, share in enumerate(shares):
+        examples = rng.permutation(np.flatnonzero(labels == label))
+        cuts = np.rint(np.cumsum(share)[:-1] * len(examples)).astype(int)
+        for client, part in enumerate(np.split(examples, cuts)):
+            own[client].append(part)
+    return [np.sort(np.concatenate(parts)) for parts in own]

@@ -13,20 +13,30 @@ from typing import Any
 from heterofl_core.folders import ROOT
 
 RESULT_MODULES = (
+    "classification",
     "clients",
     "cnn",
     "data",
-    "evaluation",
+    "examples",
+    "executor",
     "federation",
     "heterofl",
+    "language",
     "layers",
     "levels",
+    "methods",
+    "mlp",
     "models",
     "partition",
+    "preresnet",
     "randomness",
     "runs",
     "selection",
     "sliceable",
+    "statistics",
+    "tasks",
+    "text",
+    "transformer",
 )
 """The modules that can change a result; parameters cannot, since a record holds them all."""
 

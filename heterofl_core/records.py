@@ -6,6 +6,8 @@ outputs/runs/<run_id>/checkpoint.safetensors   parameters and progress; deleted 
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,30 @@ from heterofl_core.errors import InputError
 from heterofl_core.files import atomic, write_text
 from heterofl_core.folders import outputs_folder
 
-METRIC_NAMES = {"global_accuracy": "Global accuracy", "local_accuracy": "Local accuracy"}
-"""In percent; more is better."""
+
+@dataclass(frozen=True)
+class Metric:
+    """What a run is judged by.
+
+    Attributes:
+        title: for people.
+        axis: label of a figure's axis, with the unit.
+        sign: +1 if more is better, -1 if less is.
+    """
+
+    title: str
+    axis: str
+    sign: int
+
+
+METRICS = {
+    "global_accuracy": Metric("Global accuracy", "accuracy (%)", +1),
+    "local_accuracy": Metric("Local accuracy", "accuracy (%)", +1),
+    "perplexity": Metric("Perplexity", "perplexity", -1),
+    "masked_perplexity": Metric("Perplexity of masked tokens", "perplexity", -1),
+    "visible_perplexity": Metric("Perplexity of visible tokens", "perplexity", -1),
+}
+"""By the name of their column in `rounds.csv`; images have the accuracies, text the perplexities."""
 
 
 def runs_folder() -> Path:
@@ -78,13 +102,13 @@ def read_rounds(run_id: str) -> pd.DataFrame:
 
 
 def metrics(rounds: pd.DataFrame) -> dict[str, float | int]:
-    """For each metric its value in the last round, and the best over the evaluated rounds.
+    """For each metric of the run its value in the last round, and the best over the evaluated rounds.
 
     The paper's tables give the best, chosen on the test set.
     """
     values: dict[str, float | int] = {}
-    for name in METRIC_NAMES:
-        best = int(rounds[name].to_numpy().argmax())
+    for name in (name for name in METRICS if name in rounds):
+        best = int((METRICS[name].sign * rounds[name].to_numpy()).argmax())
         values[f"final_{name}"] = float(rounds[name].to_numpy()[-1])
         values[f"best_{name}"] = float(rounds[name].to_numpy()[best])
         values[f"best_{name}_round"] = int(rounds["round"].to_numpy()[best])
@@ -96,7 +120,7 @@ def all_records() -> list[dict[str, Any]]:
     return [read_record(path) for path in sorted(runs_folder().glob("*/record.json"))]
 
 
-def results_table(records: list[dict[str, Any]]) -> pd.DataFrame:
+def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One row for each record: its settings, metrics, cost and provenance as columns."""
     rows = [
         {

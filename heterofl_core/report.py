@@ -3,7 +3,7 @@
 Nothing here needs torch, and nothing is computed that is not in `outputs/` or `params/paper/`.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,38 +11,56 @@ from pandas.io.formats.style import Styler
 
 from heterofl_core.folders import PARAMS
 from heterofl_core.levels import Mix
-from heterofl_core.params import RunParams, planned_schedule
+from heterofl_core.params import SCHEDULE, SCHEDULES, RunParams, planned_schedule, run_params
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import METRIC_NAMES, all_records, executed_path, read_rounds, results_table
+from heterofl_core.records import METRICS, all_records, executed_path, read_rounds, results_table
 
 PAPER_CELLS = {
     ("iid", "global_accuracy"): "iid_global_accuracy",
     ("non-iid-2", "local_accuracy"): "noniid_local_accuracy",
     ("non-iid-2", "global_accuracy"): "noniid_global_accuracy",
+    ("iid", "perplexity"): "iid_global_perplexity",
 }
-"""The accuracy columns of Tables 5 and 6."""
+"""The result columns of Tables 5 to 7."""
 
-PAPER_SETTINGS = {
-    "method": "heterofl",
-    "arch": "cnn",
-    "norm": "sbn",
-    "scaler": True,
-    "masked_loss": "zero",
-    "num_clients": 100,
-    "participation": 0.1,
+PAPER_TABLES = {
+    "mnist": "table5_mnist.csv",
+    "cifar10": "table6_cifar10.csv",
+    "wikitext2": "table7_wikitext2.csv",
 }
-"""What a run must have in common with the paper's, beside its schedule, to stand beside its cell."""
+
+PAPER_CLIENTS = {"num_clients": 100, "participation": 0.1}
+"""How many clients the paper has, and the share that is active in a round."""
+
+PAPER_BASELINES = {"standalone": "Standalone", "fedavg": "FedAvg", "lg-fedavg": "LG-FedAvg"}
+"""What the tables call the baselines, whose model is the multilayer perceptron."""
+
+SWITCHES = (
+    "method",
+    "arch",
+    "blocks",
+    "selection",
+    "norm",
+    "scaler",
+    "masked_loss",
+    "label_restricted",
+    "shared_layers",
+    "augmented",
+    "augmented_statistics",
+)
+"""What a run may change of the method itself."""
 
 SETTINGS = ["run_id", "dataset", "partition", "levels", "assignment", "protocol", "rounds", "seed"]
-"""What tells the runs of the report apart."""
+"""What tells the runs of the report apart, beside what they change of the method."""
 
 COLUMNS = {
     "dataset": "Data",
     "partition": "Partition",
     "levels": "Levels",
+    "variation": "Changed",
     "schedule": "Schedule",
     "seed": "Seed",
-    "metric": "Accuracy",
+    "metric": "Metric",
     "paper": "Paper",
     "best": "Best",
     "final": "Final",
@@ -52,40 +70,69 @@ COLUMNS = {
 """What `table_of_runs` shows, and under which heading; accuracies in percent."""
 
 
-def results() -> pd.DataFrame:
-    """All finished runs, one row each; see `records.results_table`."""
-    return results_table(all_records())
+def results(records: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
+    """Finished runs, all unless given, one row each; see `records.results_table`."""
+    return results_table(all_records() if records is None else records)
 
 
-def paper_accuracies() -> pd.DataFrame:
-    """The accuracies of Tables 5 and 6: columns dataset, partition, levels, metric, paper (percent)."""
+def each_run(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """The rows of `results`, one by one."""
+    for row in runs.to_dict("records"):
+        yield {str(name): value for name, value in row.items()}
+
+
+def paper_results() -> pd.DataFrame:
+    """The results of Tables 5 to 7: columns dataset, partition, row, metric, paper."""
     tables = []
-    for dataset, file in (("mnist", "table5_mnist.csv"), ("cifar10", "table6_cifar10.csv")):
+    for dataset, file in PAPER_TABLES.items():
         printed = pd.read_csv(PARAMS / "paper" / file)
         tables += [
             pd.DataFrame(
                 {
                     "dataset": dataset,
                     "partition": partition,
-                    "levels": printed["model"],
+                    "row": printed["model"],
                     "metric": metric,
                     "paper": printed[column],
                 }
             )
             for (partition, metric), column in PAPER_CELLS.items()
+            if column in printed
         ]
     return pd.concat(tables, ignore_index=True)
 
 
-def is_papers_setting(run: "pd.Series[Any]") -> bool:
-    """Whether a run differs from the paper's in its schedule and seed at most."""
+def variation(params: Mapping[str, Any]) -> str:
+    """What a run changes of the paper's method, such as `norm none, scaler False`; empty if nothing.
+
+    Args:
+        params: of a run, or a row of `results`; what is missing there counts as unchanged.
+    """
+    baseline = params["method"] in PAPER_BASELINES
+    named = {"method": params["method"], "arch": params["arch"]} if baseline else {}
+    usual = run_params(
+        dataset=params["dataset"], levels=params["levels"], partition=params["partition"], **named
+    ).model_dump(mode="json")
+    given = {name: params[name] for name in SWITCHES if name in params and params[name] == params[name]}
+    changes = [f"{name} {value}" for name, value in given.items() if value != usual[name]]
+    return ", ".join([*named.values(), *changes])
+
+
+def paper_row(run: Mapping[str, Any]) -> str | None:
+    """The row of the paper's tables that a run stands beside, None if there is none.
+
+    It may differ from the paper's run in its schedule and its seed; the table says so.
+    """
+    if any(run[name] != value for name, value in PAPER_CLIENTS.items()):
+        return None
+    if run["method"] in PAPER_BASELINES:
+        papers = run["levels"] == "a" and variation(run) == f"{run['method']}, mlp"
+        return PAPER_BASELINES[run["method"]] if papers else None
     papers_assignment = "fix" if len(Mix.parse(run["levels"]).levels) == 1 else "dynamic"
-    return run["assignment"] == papers_assignment and all(
-        run[name] == value for name, value in PAPER_SETTINGS.items()
-    )
+    return run["levels"] if not variation(run) and run["assignment"] == papers_assignment else None
 
 
-def state(run: "pd.Series[Any]") -> str:
+def state(run: Mapping[str, Any]) -> str:
     """Whether a run's record belongs to the code as it is now."""
     if run["code_hash"] != code_hash():
         return "stale"
@@ -93,42 +140,45 @@ def state(run: "pd.Series[Any]") -> str:
 
 
 def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each run and accuracy that the paper's tables have for its partition.
+    """One row for each run and metric: those that the paper's tables have for the partition, or all that
+    there are for partitions that the paper does not use.
 
     Args:
         runs: rows of `results`.
 
     Returns:
-        The run's settings, `metric`, `best`, `final`, `paper`, `difference` (best - paper) and `state`;
-        `paper` and `difference` are missing where the paper has no such cell.
+        The run's settings, `variation`, `metric`, `best`, `final`, `paper`, `difference` (best - paper) and
+        `state`; `paper` and `difference` are missing where the paper has no such cell.
     """
+    papers_partitions = {partition for partition, _ in PAPER_CELLS}
     rows = [
         {
-            **run[SETTINGS],
+            **{name: run[name] for name in SETTINGS},
+            "variation": variation(run),
             "metric": metric,
             "best": run[f"best_{metric}"],
             "final": run[f"final_{metric}"],
             "state": state(run),
-            "comparable": is_papers_setting(run),
+            "row": paper_row(run),
         }
-        for _, run in runs.iterrows()
-        for partition, metric in PAPER_CELLS
-        if run["partition"] == partition
+        for run in each_run(runs)
+        for metric in METRICS
+        if (run["partition"], metric) in PAPER_CELLS or run["partition"] not in papers_partitions
+        if pd.notna(run.get(f"best_{metric}"))
     ]
-    columns = [*SETTINGS, "metric", "best", "final", "state", "comparable"]
+    columns = [*SETTINGS, "variation", "metric", "best", "final", "state", "row"]
     table = pd.DataFrame(rows, columns=columns).merge(
-        paper_accuracies(), how="left", on=["dataset", "partition", "levels", "metric"]
+        paper_results(), how="left", on=["dataset", "partition", "row", "metric"]
     )
-    table["paper"] = table["paper"].where(table.pop("comparable").astype(bool))
     table["difference"] = table["best"] - table["paper"]
-    order = ["dataset", "partition", "levels", "metric", "protocol", "rounds", "seed"]
-    return table.sort_values(order, ascending=[False, *[True] * 6], ignore_index=True)
+    order = ["dataset", "partition", "variation", "levels", "metric", "protocol", "rounds", "seed"]
+    return table.drop(columns="row").sort_values(order, ignore_index=True)
 
 
 def table_of_runs(runs: pd.DataFrame) -> Styler:
     """`beside_paper` for people: each run leads to its page, if it has one."""
     table = beside_paper(runs)
-    table["metric"] = table["metric"].map(METRIC_NAMES).str.removesuffix(" accuracy")
+    table["metric"] = table["metric"].map({name: metric.title for name, metric in METRICS.items()})
     table["schedule"] = table["protocol"] + ", " + table["rounds"].astype(str) + " rounds"
     described = table["levels"] + ", " + table["assignment"]
     table["levels"] = [
@@ -154,19 +204,19 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
         runs: rows of `results`.
     """
     tables = [
-        read_rounds(run["run_id"]).assign(**{name: run[name] for name in SETTINGS})
-        for _, run in runs.iterrows()
+        read_rounds(run["run_id"]).assign(**{name: run[name] for name in SETTINGS}, variation=variation(run))
+        for run in each_run(runs)
     ]
-    return pd.concat(tables or [pd.DataFrame(columns=SETTINGS)], ignore_index=True)
+    return pd.concat(tables or [pd.DataFrame(columns=[*SETTINGS, "variation"])], ignore_index=True)
 
 
 def schedules() -> pd.DataFrame:
     """The schedules of `params/schedules.yaml`: Table 4 of the paper, and ours for digits."""
     columns = {}
-    for dataset in ("mnist", "digits"):
-        for partition in ("iid", "non-iid-2"):
+    for dataset in SCHEDULES["datasets"]:
+        for partition in ("iid",) if dataset == "wikitext2" else ("iid", "non-iid-2"):
             plan = planned_schedule({"dataset": dataset, "partition": partition})
-            columns[f"{dataset}, {partition}"] = plan
+            columns[f"{dataset}, {partition}"] = {name: plan[name] for name in SCHEDULE}
     return pd.DataFrame(columns)
 
 
@@ -175,16 +225,17 @@ def settings_of(params: RunParams) -> pd.DataFrame:
     return pd.Series(params.model_dump(mode="json"), name=params.run_id).astype(str).to_frame()
 
 
-def accuracies_of(record: Mapping[str, Any]) -> pd.DataFrame:
-    """The accuracies of one run: the best over its evaluated rounds, and the last round's."""
-    metrics = record["metrics"]
+def metrics_of(record: Mapping[str, Any]) -> pd.DataFrame:
+    """The metrics of one run: the best over its evaluated rounds, and the last round's."""
+    found = record["metrics"]
     rows = {
-        name: {
-            "best (%)": f"{metrics[f'best_{metric}']:.2f}",
-            "in round": metrics[f"best_{metric}_round"],
-            "final (%)": f"{metrics[f'final_{metric}']:.2f}",
+        metric.title: {
+            "best": f"{found[f'best_{name}']:.2f}",
+            "in round": found[f"best_{name}_round"],
+            "final": f"{found[f'final_{name}']:.2f}",
         }
-        for metric, name in METRIC_NAMES.items()
+        for name, metric in METRICS.items()
+        if f"best_{name}" in found
     }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -203,9 +254,10 @@ def how_it_ran(record: Mapping[str, Any]) -> str:
 
 def title_of(params: Mapping[str, Any]) -> str:
     """A title for the page of one run."""
-    names = {"digits": "Digits", "mnist": "MNIST"}
+    names = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR10", "wikitext2": "WikiText2"}
     seed = f", seed {params['seed']}" if params["seed"] else ""
+    varied = f", {variation(params)}" if variation(params) else ""
     return (
         f"{names[params['dataset']]}, {params['partition'].replace('iid', 'IID')}, "
-        f"levels {params['levels']} ({params['assignment']}), {params['rounds']} rounds{seed}"
+        f"levels {params['levels']} ({params['assignment']}){varied}, {params['rounds']} rounds{seed}"
     )

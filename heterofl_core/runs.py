@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -12,12 +13,10 @@ from tqdm import tqdm
 
 from heterofl_core.checkpoints import RunState, load_checkpoint, save_checkpoint
 from heterofl_core.clients import peak_memory_mb
-from heterofl_core.cost import mix_cost
-from heterofl_core.evaluation import evaluate
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.provenance import provenance
-from heterofl_core.records import checkpoint_path, metrics, read_record, record_path, write_run
+from heterofl_core.records import METRICS, checkpoint_path, metrics, read_record, record_path, write_run
 
 MB = 2**20
 
@@ -48,7 +47,7 @@ def execute(federation: Federation, execution: Execution) -> dict[str, Any]:
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
     else:
-        state = RunState(federation.global_model().state_dict(), round=0, rows=[])
+        state = RunState(federation.initial_weights(), round=0, rows=[])
         save_checkpoint(checkpoint, state)  # before any work: shows whether it can be written
     workers = execution.workers or joblib.cpu_count()
     with tqdm(total=params.rounds, initial=state.round, unit="round", desc=params.levels) as bar:
@@ -56,12 +55,18 @@ def execute(federation: Federation, execution: Execution) -> dict[str, Any]:
             advance(federation, state, workers)
             if is_evaluated(params, state.round):
                 save_checkpoint(checkpoint, state)
-                bar.set_postfix_str(f"global accuracy {state.rows[-1]['global_accuracy']:.2f} %")
+                bar.set_postfix_str(headline(state.rows[-1]))
             bar.update()
     record = make_record(federation, state, workers)
     write_run(record, pd.DataFrame(state.rows))
     checkpoint.unlink()
     return record
+
+
+def headline(row: Mapping[str, Any]) -> str:
+    """The first metric of an evaluated round, for the progress bar."""
+    name = next(name for name in METRICS if name in row)
+    return f"{METRICS[name].title.lower()} {row[name]:.2f}"
 
 
 def is_evaluated(params: RunParams, round: int) -> bool:
@@ -73,20 +78,20 @@ def advance(federation: Federation, state: RunState, workers: int) -> None:
     """Moves the state on by one round, evaluated if its turn has come."""
     started = time.perf_counter()
     state.round += 1
-    state.parameters, summary = federation.run_round(state.parameters, state.round, workers)
+    state.weights, summary = federation.run_round(state.weights, state.round, workers)
     state.bytes_down += summary.bytes_down
     state.bytes_up += summary.bytes_up
     trained = time.perf_counter()
     state.training_seconds += trained - started
     if is_evaluated(federation.params, state.round):
-        accuracies = evaluate(federation, state.parameters)
+        found = federation.evaluate(state.weights, workers)
         state.evaluation_seconds += time.perf_counter() - trained
         state.rows.append(
             {
                 "round": state.round,
                 "lr": federation.learning_rate(state.round),
                 "train_loss": summary.train_loss,
-                **accuracies,
+                **found,
                 "down_mb": state.bytes_down / MB,
                 "up_mb": state.bytes_up / MB,
                 "training_seconds": round(state.training_seconds, 3),
@@ -104,7 +109,7 @@ def make_record(federation: Federation, state: RunState, workers: int) -> dict[s
         "run_id": params.run_id,
         "params": params.model_dump(mode="json"),
         "metrics": metrics(pd.DataFrame(state.rows)),
-        "cost": asdict(mix_cost(federation.mix, federation.cost_of_level)),
+        "cost": asdict(federation.mean_cost()),
         "rounds_done": state.round,
         "seconds": round(state.training_seconds + state.evaluation_seconds, 1),
         "training_seconds": round(state.training_seconds, 1),

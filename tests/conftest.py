@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from heterofl_core.folders import data_folder
 
@@ -15,10 +16,33 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def mirrored(name: str) -> Path:
+    """The folder of a data set's Parquet files; skips the test where they are not."""
+    folder = data_folder() / name
+    if not folder.is_dir():
+        pytest.skip(f"the Parquet files of {name} are not in {folder}; HETEROFL_DATA names another mirror")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def mnist() -> Path:
     """The folder of MNIST's Parquet files."""
-    folder = data_folder() / "mnist"
-    if not folder.is_dir():
-        pytest.skip(f"MNIST's Parquet files are not in {folder}; HETEROFL_DATA names another mirror")
-    return folder
+    return mirrored("mnist")
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """The folder of CIFAR10's Parquet files."""
+    return mirrored("cifar10")
+
+
+@pytest.fixture(scope="session")
+def wikitext2() -> Path:
+    """The folder of WikiText2's Parquet files."""
+    return mirrored("wikitext2")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Small models are slower on several threads, the more so on a busy machine."""
+    torch.set_num_threads(1)

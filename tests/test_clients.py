@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,45 +12,50 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from heterofl_core.clients import (
-    ClientTask,
-    client_update,
-    client_update_on_one_thread,
-    local_batches,
-    normalise,
-    run_clients,
-)
+from heterofl_core.clients import ClientTask, ModelCopy, client_update
+from heterofl_core.examples import ImageExamples, normalise
+from heterofl_core.executor import on_one_thread, side_by_side
 from heterofl_core.layers import mask_logits
 from heterofl_core.models import build_model
+from heterofl_core.randomness import generator
+from heterofl_core.selection import LABELS
 
 HELD = [0, 2, 3]
 OPTIONS: dict[str, Any] = {
     "width_rate": 1 / 16,
     "scale": 0.25,
     "norm": "sbn",
-    "in_channels": 1,
+    "input_shape": (1, 16, 16),
     "num_labels": 5,
 }
+EXAMPLES = ImageExamples(
+    inputs=np.random.default_rng(0).integers(0, 256, (13, 1, 16, 16), dtype=np.uint8),
+    labels=np.array(HELD * 4 + [0]),
+    mean=np.array([[[120.0]]]),
+    deviation=np.array([[[70.0]]]),
+    augmented=False,
+)
+
+
+def make_model(**changes: Any) -> ModelCopy:
+    """A CNN at a quarter of the global width."""
+    options = OPTIONS | changes
+    torch.manual_seed(0)
+    state = build_model("cnn", **options).state_dict()
+    return ModelCopy("cnn", options, {name: value.numpy() for name, value in state.items()})
 
 
 def make_task(**changes: Any) -> ClientTask:
-    """Thirteen images of three out of five labels, for a client at a quarter of the global width."""
-    rng = np.random.default_rng(0)
-    torch.manual_seed(0)
+    """Thirteen images of three out of five labels."""
     task = ClientTask(
         client=3,
         round=2,
         seed=0,
-        arch="cnn",
-        model_options=OPTIONS,
-        parameters={
-            name: value.numpy() for name, value in build_model("cnn", **OPTIONS).state_dict().items()
-        },
-        inputs=rng.integers(0, 256, (13, 1, 16, 16), dtype=np.uint8),
-        labels=np.array(HELD * 4 + [0]),
-        mean=np.array([[[120.0]]]),
-        deviation=np.array([[[70.0]]]),
+        model=make_model(),
+        examples=EXAMPLES,
         held=np.isin(np.arange(5), HELD),
+        left_out=0,
+        upload={LABELS: np.array(HELD)},
         masked_loss="zero",
         local_epochs=3,
         batch_size=5,
@@ -59,6 +65,15 @@ def make_task(**changes: Any) -> ClientTask:
         clip_norm=1.0,
     )
     return replace(task, **changes)
+
+
+def local_batches(task: ClientTask) -> list[np.ndarray]:
+    """Which images each local step sees: every epoch's are shuffled anew."""
+    rng = generator(task.seed, "batches", task.round, task.client)
+    orders = [rng.permutation(13) for _ in range(task.local_epochs)]
+    return [
+        order[start : start + task.batch_size] for order in orders for start in range(0, 13, task.batch_size)
+    ]
 
 
 def logits_by_hand(values: dict[str, Tensor], images: Tensor, norm: str) -> Tensor:
@@ -103,14 +118,14 @@ def update_by_hand(task: ClientTask) -> tuple[dict[str, Tensor], float, list[flo
     """SGD with momentum, weight decay and clipping, in float64; also the mean loss and all norms."""
     values = {
         name: torch.tensor(value, dtype=torch.float64, requires_grad=True)
-        for name, value in task.parameters.items()
+        for name, value in task.model.parameters.items()
     }
     velocity = {name: torch.zeros_like(value) for name, value in values.items()}
-    images = torch.from_numpy((task.inputs - task.mean) / task.deviation)
-    labels = torch.from_numpy(task.labels)
+    images = torch.from_numpy((EXAMPLES.inputs - EXAMPLES.mean) / EXAMPLES.deviation)
+    labels = torch.from_numpy(EXAMPLES.labels)
     losses, norms = [], []
     for batch in local_batches(task):
-        logits = logits_by_hand(values, images[batch], task.model_options["norm"])
+        logits = logits_by_hand(values, images[batch], task.model.options["norm"])
         loss = loss_by_hand(logits, labels[batch], task.masked_loss)
         gradients = dict(zip(values, torch.autograd.grad(loss, list(values.values())), strict=True))
         norm = float(torch.sqrt(torch.stack([(one**2).sum() for one in gradients.values()]).sum()))
@@ -126,15 +141,7 @@ def update_by_hand(task: ClientTask) -> tuple[dict[str, Tensor], float, list[flo
 
 @pytest.mark.parametrize("masked_loss", ["zero", "neg_inf", "detach", "none"])
 def test_an_update_agrees_with_sgd_written_out_by_hand(masked_loss: str) -> None:
-    options = OPTIONS | {"norm": "none"}
-    state = build_model("cnn", **options).state_dict()
-    task = make_task(
-        model_options=options,
-        parameters={name: value.numpy() for name, value in state.items()},
-        masked_loss=masked_loss,
-        weight_decay=0.1,
-    )
-    assert_agrees(task)
+    assert_agrees(make_task(model=make_model(norm="none"), masked_loss=masked_loss, weight_decay=0.1))
 
 
 def test_an_update_with_sbn_agrees_with_sgd_written_out_by_hand() -> None:
@@ -158,7 +165,7 @@ def assert_agrees(task: ClientTask) -> None:
     for name, value in values.items():
         expected = value.detach().numpy()[HELD if name.startswith("linear") else slice(None)]
         np.testing.assert_allclose(update.parameters[name], expected, rtol=0, atol=1e-6, err_msg=name)
-        assert not np.array_equal(expected, task.parameters[name][: len(expected)])  # it was trained
+        assert not np.array_equal(expected, task.model.parameters[name][: len(expected)])  # it was trained
 
 
 def test_rows_of_absent_labels_are_not_uploaded() -> None:
@@ -167,11 +174,19 @@ def test_rows_of_absent_labels_are_not_uploaded() -> None:
     assert uploaded["linear.bias"].shape == (3,)
     without_steps = client_update(make_task(lr=0.0)).parameters
     np.testing.assert_array_equal(
-        without_steps["linear.weight"], make_task().parameters["linear.weight"][HELD]
+        without_steps["linear.weight"], make_task().model.parameters["linear.weight"][HELD]
     )
     np.testing.assert_array_equal(
-        without_steps["blocks.0.norm.weight"], make_task().parameters["blocks.0.norm.weight"]
+        without_steps["blocks.0.norm.weight"], make_task().model.parameters["blocks.0.norm.weight"]
     )
+
+
+def test_all_rows_are_uploaded_if_the_task_asks_for_no_selection() -> None:
+    everything, selected = client_update(make_task(upload={})), client_update(make_task())
+    assert everything.parameters["linear.weight"].shape == (5, 32)
+    for name, value in everything.parameters.items():
+        rows = HELD if name.startswith("linear") else slice(None)
+        np.testing.assert_array_equal(value[rows], selected.parameters[name])
 
 
 @pytest.mark.parametrize(
@@ -181,9 +196,11 @@ def test_masked_losses_give_rows_of_absent_labels_no_gradient(masked_loss: str, 
     task = make_task()
     model = build_model("cnn", **OPTIONS).train()
     logits = mask_logits(
-        model(normalise(task.inputs, task.mean, task.deviation)), torch.from_numpy(task.held), masked_loss
+        model(normalise(EXAMPLES.inputs, EXAMPLES.mean, EXAMPLES.deviation)),
+        torch.from_numpy(task.held),
+        masked_loss,
     )
-    F.cross_entropy(logits, torch.from_numpy(task.labels)).backward()
+    F.cross_entropy(logits, torch.from_numpy(EXAMPLES.labels)).backward()
     for name in ("linear.weight", "linear.bias"):
         gradient = model.get_parameter(name).grad
         assert gradient is not None
@@ -193,9 +210,9 @@ def test_masked_losses_give_rows_of_absent_labels_no_gradient(masked_loss: str, 
 
 def test_an_update_does_not_touch_what_the_task_holds() -> None:
     task = make_task()
-    before = {name: value.copy() for name, value in task.parameters.items()}
+    before = {name: value.copy() for name, value in task.model.parameters.items()}
     client_update(task)
-    assert all(np.array_equal(before[name], value) for name, value in task.parameters.items())
+    assert all(np.array_equal(before[name], value) for name, value in task.model.parameters.items())
 
 
 def test_an_update_depends_on_its_task_only() -> None:
@@ -208,16 +225,34 @@ def test_an_update_depends_on_its_task_only() -> None:
         np.testing.assert_array_equal(again.parameters[name], value)
 
 
+class Recorder:
+    """Examples that remember the batches they gave out, as labels."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        numbered = replace(EXAMPLES, labels=np.arange(13))
+        for images, numbers in numbered.epoch(batch_size, rng):
+            self.batches.append(numbers.tolist())
+            yield images, torch.from_numpy(EXAMPLES.labels)[numbers]
+
+
+def batches_of(**changes: Any) -> list[list[int]]:
+    """The images that the steps of an update see."""
+    recorder = Recorder()
+    client_update(make_task(examples=recorder, **changes))
+    return recorder.batches
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"round": 3}, {"client": 4}])
 def test_seed_round_and_client_change_the_batches(change: dict[str, int]) -> None:
-    plain, other = (
-        [batch.tolist() for batch in local_batches(task)] for task in (make_task(), make_task(**change))
-    )
-    assert plain != other
+    assert batches_of(local_epochs=1, **change) != batches_of(local_epochs=1)
+    assert batches_of(local_epochs=1, lr=0.1) == batches_of(local_epochs=1)
 
 
 def test_each_local_epoch_sees_every_example_once_in_another_order() -> None:
-    batches = [batch.tolist() for batch in local_batches(make_task(local_epochs=4))]
+    batches = batches_of(local_epochs=4)
     assert [len(batch) for batch in batches] == [5, 5, 3] * 4
     epochs = [list(itertools.chain(*batches[start : start + 3])) for start in range(0, 12, 3)]
     assert all(sorted(epoch) == list(range(13)) for epoch in epochs)
@@ -226,27 +261,26 @@ def test_each_local_epoch_sees_every_example_once_in_another_order() -> None:
 
 def test_the_loss_reported_is_the_mean_over_all_steps() -> None:
     """Without steps that change anything, and one label, it is the loss of the first model."""
-    task = make_task(lr=0.0, batch_size=13, local_epochs=2, labels=np.zeros(13, int), held=np.arange(5) == 0)
-    model = build_model("cnn", **OPTIONS).train()
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in task.parameters.items()})
-    logits = model(normalise(task.inputs, task.mean, task.deviation))[:, 0]
+    task = make_task(
+        lr=0.0,
+        batch_size=13,
+        local_epochs=2,
+        examples=replace(EXAMPLES, labels=np.zeros(13, int)),
+        held=np.arange(5) == 0,
+    )
+    model = task.model.build().train()
+    logits = model(normalise(EXAMPLES.inputs, EXAMPLES.mean, EXAMPLES.deviation))[:, 0]
     expected = torch.log(torch.exp(logits) + 4) - logits  # four absent labels count exp(0) each
     assert client_update(task).loss == pytest.approx(expected.mean().item(), rel=1e-5)
 
 
-def test_pixels_are_normalised_by_channel() -> None:
-    inputs = np.array([[[[0, 10]], [[20, 255]]]], dtype=np.uint8)  # (1, 2, 1, 2)
-    mean, deviation = np.array([10.0, 20.0])[:, None, None], np.array([5.0, 47.0])[:, None, None]
-    assert normalise(inputs, mean, deviation).tolist() == [[[[-2, 0]], [[0, 5]]]]
-
-
 def test_workers_give_the_same_results_bit_for_bit_in_the_order_of_the_tasks() -> None:
     tasks = [make_task(client=client, local_epochs=1) for client in range(4)]
-    here, elsewhere = run_clients(tasks, workers=1), run_clients(tasks, workers=2)
+    here, elsewhere = (side_by_side(client_update, tasks, workers) for workers in (1, 2))
     assert {update.process for update in here} == {os.getpid()}
     assert os.getpid() not in {update.process for update in elsewhere}
     for task, one, other in zip(tasks, here, elsewhere, strict=True):
-        alone = client_update_on_one_thread(task)
+        alone = on_one_thread(client_update, task)
         assert one.loss == other.loss == alone.loss
         for name, value in one.parameters.items():
             np.testing.assert_array_equal(other.parameters[name], value)
@@ -256,5 +290,34 @@ def test_workers_give_the_same_results_bit_for_bit_in_the_order_of_the_tasks() -
 
 def test_running_clients_leaves_the_number_of_threads_as_it_was() -> None:
     threads = torch.get_num_threads()
-    run_clients([make_task(local_epochs=1)], workers=1)
+    side_by_side(client_update, [make_task(local_epochs=1)], workers=1)
     assert torch.get_num_threads() == threads
+
+
+class Unmasked:
+    """A text of which nothing is masked."""
+
+    def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        tokens = torch.arange(40).reshape(2, 20) % 5
+        yield tokens, tokens
+
+
+def test_what_dropout_drops_follows_from_seed_round_and_client() -> None:
+    """Of a Transformer that makes no steps: its loss in training differs by what was dropped only."""
+    options: dict[str, Any] = {"width_rate": 1 / 16, "num_tokens": 5}
+    torch.manual_seed(0)
+    state = build_model("transformer", **options).state_dict()
+    model = ModelCopy("transformer", options, {name: value.numpy() for name, value in state.items()})
+    changes: dict[str, Any] = {
+        "examples": Unmasked(),
+        "held": np.ones(5, dtype=bool),
+        "upload": {},
+        "lr": 0.0,
+    }
+
+    def loss(**keys: int) -> float:
+        torch.manual_seed(99)
+        return client_update(make_task(model=model, **changes, **keys)).loss
+
+    assert loss() == loss()
+    assert len({loss(), loss(seed=1), loss(round=1), loss(client=1)}) == 4

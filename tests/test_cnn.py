@@ -95,7 +95,7 @@ def test_a_client_computes_what_the_global_model_does_when_all_that_it_lacks_is_
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("size", [16, 28])
 def test_images_become_one_logit_a_label(norm: str, size: int) -> None:
-    model = build_model("cnn", 1 / 16, norm=norm, in_channels=3, num_labels=7).train()
+    model = build_model("cnn", 1 / 16, norm=norm, input_shape=(3, size, size), num_labels=7).train()
     assert model(torch.randn(2, 3, size, size)).shape == (2, 7)
 
 
@@ -116,7 +116,9 @@ def test_the_scale_divides_what_each_convolution_puts_out_in_training_only() -> 
 
 
 def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(InputError, match="arch 'lenet' is unknown; allowed are cnn"):
+    with pytest.raises(
+        InputError, match="arch 'lenet' is unknown; allowed are cnn, preresnet18, transformer, mlp"
+    ):
         build_model("lenet")
 
 

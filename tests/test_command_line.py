@@ -79,13 +79,40 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path, refused: Callable[.
     assert refused("run", "-f", str(path), "-p", "levels=y").startswith("levels 'y'")
 
 
-def test_cost_prints_the_31_mixes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cost"]) == 0
+@pytest.mark.parametrize(
+    ("arguments", "arch", "first", "last"),
+    [
+        (
+            [],
+            "cnn",
+            "a 1.00 1.6 M 80.5 M 5.94 1556874 80504320 39974912 0",
+            "e 1.00 6.6 K 400.5 K 0.03 6594 400480 182912 0",
+        ),
+        (
+            ["preresnet18"],
+            "preresnet18",
+            "a 1.00 9.6 M 330.2 M 36.71 9622090 330246144 328930304 0",
+            "e 1.00 38.4 K 1.5 M 0.15 38350 1471104 1388864 0",
+        ),
+        (
+            ["transformer"],
+            "transformer",
+            "a 1.00 19.3 M 1.4 B 73.49 19263999 1367965696 683655168 8388608",  # 4 · 2 · 64 · 64 · 256
+            "e 1.00 1.1 M 69.3 M 4.23 1108479 69277696 34618368 524288",
+        ),
+    ],
+    ids=["by default", "preresnet18", "transformer"],
+)
+def test_cost_prints_the_31_mixes(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], arch: str, first: str, last: str
+) -> None:
+    assert main(["cost", *arguments]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["Model", "Ratio", "Parameters"]
-    assert [row.split()[0] for row in rows] == cost_table()["Model"].tolist()
+    assert [row.split()[0] for row in rows] == cost_table(arch)["Model"].tolist()
     assert len(rows) == 31
-    assert " ".join(rows[0].split()) == "a 1.00 1.6 M 80.5 M 5.94 1556874 80504320 39974912"
+    assert " ".join(rows[0].split()) == first
+    assert " ".join(rows[-1].split()) == last
 
 
 # What is refused
@@ -121,6 +148,12 @@ def test_cost_prints_the_31_mixes(capsys: pytest.CaptureFixture[str]) -> None:
         ([*DIGITS, "-p", "protocol=paper"], "protocol 'paper' does not exist for dataset 'digits', "),
         ([*DIGITS, "-p", "rounds"], "-p 'rounds' is not of the form NAME=VALUE"),
         ([*DIGITS, "-p", "rounds=["], "-p 'rounds=[' has a value that is not YAML"),
+        ([*DIGITS, "-p", "trace=nowhere.csv"], "trace nowhere.csv is not a table with the columns client "),
+        ([*DIGITS, "-p", "arch=transformer"], "arch 'transformer' is not for dataset 'digits'; allowed "),
+        (
+            [*DIGITS, "-p", "method=fedavg", "-p", "levels=a-e"],
+            "levels 'a-e' is a mix, but method fedavg allows one level only",
+        ),
         (["-f", "nowhere.yaml"], "parameter file nowhere.yaml cannot be read: No such file or directory"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,
@@ -129,6 +162,10 @@ def test_a_wrong_setting_ends_a_run_before_it_starts(
     refused: Callable[..., str], arguments: list[str], sentence: str
 ) -> None:
     assert refused("run", *arguments).startswith(sentence)
+
+
+def test_an_unknown_study_is_refused(refused: Callable[..., str]) -> None:
+    assert refused("list", "table8").startswith("study 'table8' is unknown; allowed are ")
 
 
 def test_a_notebook_is_refused_in_the_same_way(refused: Callable[..., str]) -> None:
@@ -145,6 +182,16 @@ def test_a_damaged_data_file_ends_a_run_before_it_starts(
     sentence = refused("run", "-p", "dataset=mnist", "-p", "levels=e")
     assert sentence.startswith(f"data file {path} is damaged (")
     assert list((tmp_path / "data").iterdir()) == [path.parent]
+
+
+def test_a_missing_text_ends_a_run_before_it_starts(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HETEROFL_DATA", str(tmp_path))
+    sentence = refused("run", "-p", "dataset=wikitext2", "-p", "levels=e")
+    path = tmp_path / "wikitext2" / "train-00000-of-00001.parquet"
+    assert sentence.startswith(f"data file {path} is missing; put WikiText2's ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_checkpoint_ends_a_run_before_it_starts(refused: Callable[..., str], outputs: Path) -> None:
@@ -172,7 +219,7 @@ def test_a_damaged_record_ends_collect(refused: Callable[..., str], outputs: Pat
     assert refused("collect").startswith(f"record {path} is damaged (")
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["run", "--levels", "e"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["run", "--levels", "e"], ["cost", "mlp"]])
 def test_a_command_that_does_not_exist_is_told_how_to_call(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,9 +3,9 @@
 import hashlib
 import io
 import struct
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -16,12 +16,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from heterofl_core import data, folders
-from heterofl_core.data import Images, load_data, read_cache, read_parquet, torchvision_datasets
+from heterofl_core.data import Images, load_images, read_cache, read_images, torchvision_datasets
 from heterofl_core.errors import InputError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
 LABELS = np.array([5, 0, 4])
 A_FEW = Images(PICTURES[:, None], LABELS, PICTURES[:1, None], LABELS[:1])
+Twice = tuple[Images, Images, Path]
+COLOURED = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+COLOURED_LABELS = np.array([6, 9, 9, 4, 1])
 
 
 def same(one: Images, other: Images) -> bool:
@@ -32,17 +35,31 @@ def same(one: Images, other: Images) -> bool:
     )
 
 
-def png(pixels: np.ndarray) -> bytes:
+def encoded(pixels: np.ndarray, **options: Any) -> dict[str, Any]:
+    """A picture as it stands in a Parquet file; a PNG unless told otherwise."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    Image.fromarray(pixels).save(file, **{"format": "PNG", **options})
+    return {"bytes": file.getvalue(), "path": None}
 
 
 def write_parquet(path: Path, images: list[Any] | None = None) -> None:
     """A file in Hugging Face's layout, of `PICTURES` unless other images are given."""
-    images = images or [{"bytes": png(picture), "path": None} for picture in PICTURES]
     path.parent.mkdir(parents=True, exist_ok=True)
+    images = images or [encoded(picture) for picture in PICTURES]
     pd.DataFrame({"image": images, "label": LABELS}).to_parquet(path)
+
+
+def write_coloured(folder: Path) -> list[Path]:
+    """CIFAR10's three files in lossless WebP; the training files have three and two of `COLOURED`, the test
+    file has the last one. Gives their paths.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")
+    paths = [folder / f"{name}.parquet" for name in names]
+    for path, part in zip(paths, (slice(3), slice(3, 5), slice(4, 5)), strict=True):
+        images = [encoded(picture, format="WEBP", lossless=True) for picture in COLOURED[part]]
+        pd.DataFrame({"img": images, "label": COLOURED_LABELS[part]}).to_parquet(path)
+    return paths
 
 
 @pytest.fixture
@@ -69,7 +86,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_digits_are_scikit_learns_with_every_fifth_for_testing() -> None:
-    digits, original = load_data("digits"), load_digits()
+    digits, original = load_images("digits"), load_digits()
     assert digits.train_inputs.shape == (1437, 1, 16, 16)
     assert digits.test_inputs.shape == (360, 1, 16, 16)
     assert digits.train_inputs.dtype == np.uint8
@@ -85,7 +102,7 @@ def test_digits_are_scikit_learns_with_every_fifth_for_testing() -> None:
 @pytest.mark.parametrize(
     "inputs",
     [
-        load_data("digits").train_inputs,
+        load_images("digits").train_inputs,
         np.random.default_rng(1).integers(0, 256, (50, 3, 5, 7), dtype=np.uint8),
     ],
     ids=["digits", "three channels"],
@@ -98,26 +115,30 @@ def test_pixel_statistics_are_numpys_in_float64(inputs: np.ndarray) -> None:
     np.testing.assert_allclose(deviation.ravel(), exact.std(axis=(0, 2, 3)), rtol=1e-12)
 
 
-# MNIST from the mirror
+# MNIST and CIFAR10 from the mirror
+
+
+def twice(mirror: Path, data: Path) -> Twice:
+    """A data set decoded from the mirror; again after the mirror is gone; and the data folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HETEROFL_DATA", str(data))
+        (data / mirror.name).symlink_to(mirror.resolve())
+        first = load_images(mirror.name)
+        (data / mirror.name).unlink()
+        return first, load_images(mirror.name), data
 
 
 @pytest.fixture(scope="module")
-def mnist_twice(
-    mnist: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Images, Images, Path]]:
-    """MNIST decoded from the mirror; again after the mirror is gone; and the folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("data")
-        patch.setenv("HETEROFL_DATA", str(folder))
-        (folder / "mnist").symlink_to(mnist.resolve())
-        first = load_data("mnist")
-        (folder / "mnist").unlink()
-        yield first, load_data("mnist"), folder
+def mnist_twice(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Twice:
+    return twice(mnist, tmp_path_factory.mktemp("data"))
 
 
-def test_mnist_written_back_as_idx_files_has_the_official_checksums(
-    mnist_twice: tuple[Images, Images, Path],
-) -> None:
+@pytest.fixture(scope="module")
+def cifar10_twice(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Twice:
+    return twice(cifar10, tmp_path_factory.mktemp("data"))
+
+
+def test_mnist_written_back_as_idx_files_has_the_official_checksums(mnist_twice: Twice) -> None:
     mnist, _, _ = mnist_twice
     sums = []
     for inputs, labels in (
@@ -137,26 +158,44 @@ def test_mnist_written_back_as_idx_files_has_the_official_checksums(
     ]
 
 
-def test_mnist_has_the_statistics_that_everybody_normalises_by(
-    mnist_twice: tuple[Images, Images, Path],
-) -> None:
+def test_mnist_has_the_statistics_that_everybody_normalises_by(mnist_twice: Twice) -> None:
     mean, deviation = mnist_twice[0].pixel_statistics()
     assert (mean.item() / 255, deviation.item() / 255) == pytest.approx((0.1307, 0.3081), abs=5e-5)
 
 
-def test_the_second_load_needs_no_mirror_and_is_identical(mnist_twice: tuple[Images, Images, Path]) -> None:
-    first, second, folder = mnist_twice
+def test_cifar10_has_its_known_shapes_and_labels(cifar10_twice: Twice) -> None:
+    cifar10, _, _ = cifar10_twice
+    assert (cifar10.num_labels, cifar10.input_shape) == (10, (3, 32, 32))
+    assert cifar10.train_inputs.shape == (50_000, 3, 32, 32)
+    assert cifar10.test_inputs.shape == (10_000, 3, 32, 32)
+    assert cifar10.train_inputs.dtype == np.uint8
+    assert cifar10.train_labels.dtype == np.int64
+    assert np.bincount(cifar10.train_labels).tolist() == [5000] * 10
+    assert np.bincount(cifar10.test_labels).tolist() == [1000] * 10
+
+
+def test_cifar10_has_its_known_statistics_to_five_digits(cifar10_twice: Twice) -> None:
+    mean, deviation = cifar10_twice[0].pixel_statistics()
+    assert (mean.ravel() / 255).round(5).tolist() == [0.49140, 0.48216, 0.44653]
+    assert (deviation.ravel() / 255).round(5).tolist() == [0.24703, 0.24349, 0.26159]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_the_second_load_needs_no_mirror_and_is_identical(
+    dataset: str, request: pytest.FixtureRequest
+) -> None:
+    first, second, folder = request.getfixturevalue(f"{dataset}_twice")
     assert same(first, second)
     assert [path.name for path in folder.iterdir()] == ["cache"]
-    assert [path.name for path in (folder / "cache").iterdir()] == ["mnist.npz"]
+    assert [path.name for path in (folder / "cache").iterdir()] == [f"{dataset}.npz"]
 
 
 # The cache
 
 
 def test_data_are_decoded_once(folder: Path, decoded: list[str]) -> None:
-    assert same(load_data("mnist"), A_FEW)
-    assert same(load_data("mnist"), A_FEW)
+    assert same(load_images("mnist"), A_FEW)
+    assert same(load_images("mnist"), A_FEW)
     assert decoded == ["mnist"]
     assert (folder / "cache" / "mnist.npz").exists()
 
@@ -168,14 +207,23 @@ def test_a_read_only_mirror_is_not_written_to(
     mirror.mkdir(mode=0o555)
     monkeypatch.setenv("HETEROFL_DATA", str(mirror))
     monkeypatch.setattr(folders, "ROOT", checkout)
-    load_data("mnist")
+    load_images("mnist")
     assert list(mirror.iterdir()) == []
     assert (checkout / "data" / "cache" / "mnist.npz").exists()
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "no archive", "one array", "a pickle"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "empty",
+        "truncated",
+        "no archive",
+        pytest.param("one array"),
+        "a pickle",
+    ],
+)
 def test_a_damaged_cache_is_named_with_what_to_do(folder: Path, decoded: list[str], damage: str) -> None:
-    load_data("mnist")
+    load_images("mnist")
     path = folder / "cache" / "mnist.npz"
     match damage:
         case "empty":
@@ -189,7 +237,7 @@ def test_a_damaged_cache_is_named_with_what_to_do(folder: Path, decoded: list[st
         case "a pickle":
             np.savez(path, **asdict(A_FEW) | {"test_labels": np.array([{}], dtype=object)})
     with pytest.raises(InputError) as failure:
-        load_data("mnist")
+        load_images("mnist")
     assert str(failure.value).startswith(f"cached data {path} is damaged (")
     assert str(failure.value).endswith("); delete it, and it is made anew")
     assert "\n" not in str(failure.value)
@@ -200,7 +248,7 @@ def test_a_cache_cut_anywhere_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "mnist.npz"
     np.savez(path, **asdict(A_FEW))
     whole = path.read_bytes()
-    assert same(read_cache(path), A_FEW)
+    assert same(Images(**read_cache(path)), A_FEW)
     for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError):
@@ -213,18 +261,77 @@ def test_a_cache_cut_anywhere_is_damaged(tmp_path: Path) -> None:
 def test_a_parquet_file_is_decoded_exactly(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     write_parquet(path)
-    pixels, labels = read_parquet(path, rows=3)
+    pixels, labels = read_images([path], "image", rows=3)
     assert np.array_equal(pixels, PICTURES[:, None])
     assert pixels.dtype == np.uint8
     assert labels.dtype == np.int64
     assert labels.tolist() == [5, 0, 4]
 
 
+def test_files_in_colour_are_decoded_one_after_the_other_with_channels_first(tmp_path: Path) -> None:
+    pixels, labels = read_images(write_coloured(tmp_path)[:2], "img", rows=5)
+    assert pixels.shape == (5, 3, 32, 32)
+    assert pixels.dtype == np.uint8
+    assert labels.dtype == np.int64
+    for channel in range(3):
+        assert np.array_equal(pixels[:, channel], COLOURED[..., channel])
+    assert labels.tolist() == [6, 9, 9, 4, 1]
+
+
+def test_cifar10_is_read_from_its_three_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, test = write_coloured(folder / "cifar10")
+    asked: list[tuple[list[Path], str, int]] = []
+
+    def read(paths: list[Path], column: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        asked.append((paths, column, rows))
+        return read_images(paths, column, rows={50_000: 5, 10_000: 1}[rows])
+
+    monkeypatch.setattr(data, "read_images", read)
+    pixels = COLOURED.transpose(0, 3, 1, 2)
+    assert same(load_images("cifar10"), Images(pixels, COLOURED_LABELS, pixels[4:], COLOURED_LABELS[4:]))
+    assert asked == [([first, second], "img", 50_000), ([test], "img", 10_000)]
+    assert (folder / "cache" / "cifar10.npz").exists()
+
+
+def test_the_rows_of_both_files_are_counted_together(folder: Path) -> None:
+    first, second, _ = write_coloured(folder / "cifar10")
+    with pytest.raises(InputError) as failure:
+        load_images("cifar10")
+    assert str(failure.value) == f"data file {first} with {second} has 5 rows; 50000 are expected"
+    assert not (folder / "cache").exists()
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "a grey picture", "other columns"])
+def test_the_one_of_both_files_that_is_damaged_is_named(folder: Path, part: int, damage: str) -> None:
+    path = write_coloured(folder / "cifar10")[part]
+    match damage:
+        case "missing":
+            path.unlink()
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:-20])
+        case "a grey picture":
+            images = [encoded(COLOURED[0]), encoded(COLOURED[0, :, :, 0])]
+            pd.DataFrame({"img": images, "label": [0, 1]}).to_parquet(path)
+        case "other columns":
+            write_parquet(path)  # MNIST's
+    with pytest.raises(InputError) as failure:
+        load_images("cifar10")
+    answer = str(failure.value)
+    if damage == "missing":
+        assert answer == f"data file {path} is missing; put it there, or unset HETEROFL_DATA to download"
+    else:
+        assert answer.startswith(f"data file {path} is damaged (")
+        assert answer.endswith("); fetch it again")
+    assert "\n" not in answer
+    assert not (folder / "cache").exists()
+
+
 def test_a_missing_file_is_named_with_what_to_do(folder: Path) -> None:
     (folder / "mnist").mkdir()
     path = folder / "mnist" / "train-00000-of-00001.parquet"
     with pytest.raises(InputError) as failure:
-        load_data("mnist")
+        load_images("mnist")
     assert str(failure.value) == (
         f"data file {path} is missing; put it there, or unset HETEROFL_DATA to download"
     )
@@ -234,7 +341,7 @@ def test_a_wrong_number_of_rows_is_told(folder: Path) -> None:
     path = folder / "mnist" / "train-00000-of-00001.parquet"
     write_parquet(path)
     with pytest.raises(InputError) as failure:
-        load_data("mnist")
+        load_images("mnist")
     assert str(failure.value) == f"data file {path} has 3 rows; 60000 are expected"
     assert not (folder / "cache").exists()
 
@@ -254,8 +361,7 @@ def test_a_wrong_number_of_rows_is_told(folder: Path) -> None:
 def test_a_damaged_parquet_file_is_named_in_one_sentence(folder: Path, damage: str) -> None:
     path = folder / "mnist" / "train-00000-of-00001.parquet"
     write_parquet(path)
-    picture = png(PICTURES[0])
-    one = {"bytes": picture, "path": None}
+    one = encoded(PICTURES[0])
     match damage:
         case "empty":
             path.write_bytes(b"")
@@ -264,27 +370,28 @@ def test_a_damaged_parquet_file_is_named_in_one_sentence(folder: Path, damage: s
         case "no parquet":
             path.write_bytes(b"0123456789" * 10)
         case "half a picture":
-            write_parquet(path, [one, one, {"bytes": picture[:400], "path": None}])
+            write_parquet(path, [one, one, {**one, "bytes": one["bytes"][:400]}])
         case "no picture":
             write_parquet(path, [one, one, None])
         case "sizes differ":
-            write_parquet(path, [one, one, {"bytes": png(PICTURES[0, :, :27]), "path": None}])
+            write_parquet(path, [one, one, encoded(PICTURES[0, :, :27])])
         case "other columns":
             pd.DataFrame({"text": ["a"]}).to_parquet(path)
     with pytest.raises(InputError) as failure:
-        load_data("mnist")
+        load_images("mnist")
     assert str(failure.value).startswith(f"data file {path} is damaged (")
     assert str(failure.value).endswith("); fetch it again")
     assert "\n" not in str(failure.value)
     assert not (folder / "cache").exists()
 
 
-# MNIST from its official source
+# MNIST and CIFAR10 from their official sources
 
 
 def test_torchvisions_data_sets_import_beside_a_cpu_only_torch() -> None:
     datasets = torchvision_datasets()
     assert datasets.MNIST.__module__ == "torchvision.datasets.mnist"
+    assert datasets.CIFAR10.__module__ == "torchvision.datasets.cifar"
     assert torchvision_datasets() is datasets  # a second call registers nothing twice
 
 
@@ -297,7 +404,17 @@ def test_downloaded_files_give_the_same_arrays(folder: Path) -> None:
         )
         (raw / f"{half}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 3) + bytes(LABELS.tolist()))
     expected = Images(PICTURES[:, None], LABELS, PICTURES[:, None], LABELS)
-    assert same(load_data("mnist"), expected)
+    assert same(load_images("mnist"), expected)
+
+
+def test_a_download_in_colour_gives_the_same_arrays_as_the_mirror(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = SimpleNamespace(data=COLOURED, targets=COLOURED_LABELS.tolist())  # as torchvision has them
+    monkeypatch.setattr(data, "download", lambda *_: (half, half))
+    pixels = COLOURED.transpose(0, 3, 1, 2)
+    assert same(load_images("cifar10"), Images(pixels, COLOURED_LABELS, pixels, COLOURED_LABELS))
+    assert same(load_images("cifar10"), Images(pixels, COLOURED_LABELS, pixels, COLOURED_LABELS))
 
 
 @pytest.fixture
@@ -308,25 +425,24 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise URLError("no network")
 
     torchvision_datasets()
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", download)
+    for module in ("mnist", "cifar"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", download)
 
 
 @pytest.mark.usefixtures("no_network")
-def test_without_mirror_and_network_the_message_says_what_to_put_where(folder: Path) -> None:
+@pytest.mark.parametrize(("dataset", "column"), [("mnist", "image"), ("cifar10", "img")])
+def test_without_mirror_and_network_the_message_says_what_to_put_where(
+    folder: Path, dataset: str, column: str
+) -> None:
     with pytest.raises(InputError) as failure:
-        load_data("mnist")
+        load_images(dataset)
     answer = str(failure.value)
-    assert answer.startswith(f"mnist is not in {folder / 'mnist'} and could not be downloaded (")
+    assert answer.startswith(f"{dataset} is not in {folder / dataset} and could not be downloaded (")
     assert "no network" in answer
     assert answer.endswith(
-        "); put train-00000-of-00001.parquet and test-00000-of-00001.parquet (columns image, label) into "
-        "that folder, or set HETEROFL_DATA to the folder that holds mnist/"
+        "); put the Parquet files of Hugging Face's layout, train-00000-of-… and test-00000-of-00001.parquet "
+        f"(columns {column}, label), into that folder, or set HETEROFL_DATA to the folder that holds "
+        f"{dataset}/"
     )
+    assert "\n" not in answer
     assert not (folder / "cache").exists()
-
-
-@pytest.mark.usefixtures("no_network", "folder")
-def test_without_mirror_and_network_the_message_is_one_line() -> None:
-    with pytest.raises(InputError) as failure:
-        load_data("mnist")
-    assert "\n" not in str(failure.value)

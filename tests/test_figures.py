@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from heterofl_core import figures
+from heterofl_core.records import METRICS
 
 ROUNDS = pd.DataFrame(
     {
@@ -18,6 +19,18 @@ ROUNDS = pd.DataFrame(
         "train_loss": [2.3, 1.5, 1.0, 0.9],
         "global_accuracy": [10.0, 50.0, 80.0, 81.0],
         "local_accuracy": [20.0, 60.0, 90.0, 91.0],
+    }
+)
+
+
+TEXT = pd.DataFrame(
+    {
+        "round": [1, 2],
+        "lr": [0.1, 0.1],
+        "train_loss": [7.0, 5.0],
+        "perplexity": [40.0, 9.0],
+        "masked_perplexity": [9000.0, 2000.0],
+        "visible_perplexity": [12.0, 2.0],
     }
 )
 
@@ -79,6 +92,22 @@ def test_a_runs_curve_has_units_and_marks_the_decay() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["Global accuracy", "Local accuracy"]
 
 
+def test_a_curve_on_text_has_its_three_perplexities_on_a_logarithmic_axis() -> None:
+    figure = figures.curve(TEXT)
+    assert labels(figure) == [("", "perplexity"), ("communication round", "local loss (nats)")]
+    above = figure.axes[0]
+    names = ["perplexity", "masked_perplexity", "visible_perplexity"]
+    for line, metric in zip(above.lines, names, strict=True):
+        assert np.array_equal(line.get_xydata(), TEXT[["round", metric]])
+    assert len({line.get_color() for line in above.lines}) == 3
+    assert above.get_yscale() == "log"
+    assert figures.curve(ROUNDS).axes[0].get_yscale() == "linear"
+
+
+def test_every_metric_has_a_colour() -> None:
+    assert list(figures.METRIC_COLOURS) == list(METRICS)
+
+
 def test_a_run_without_decay_has_no_mark() -> None:
     figure = figures.curve(ROUNDS.assign(lr=0.1))
     assert [len(plot.lines) for plot in figure.axes] == [2, 1]
@@ -89,8 +118,7 @@ def test_learning_curves_have_a_panel_for_each_partition_and_a_line_for_each_run
     curves = pd.concat([run("a", "iid"), run("c-e", "iid"), run("e", "non-iid-2")])
     figure = figures.learning_curves(curves, metric)
     left, right = figure.axes
-    name = {"global_accuracy": "Global accuracy (%)", "local_accuracy": "Local accuracy (%)"}[metric]
-    assert labels(figure) == [("communication round", name)] * 2
+    assert labels(figure) == [("communication round", "accuracy (%)")] * 2
     assert [left.get_title(), right.get_title()] == ["mnist, iid", "mnist, non-iid-2"]
     drawn = [
         (line.get_label(), line.get_color(), line.get_linestyle()) for line in [*left.lines, *right.lines]
@@ -104,3 +132,45 @@ def test_data_sets_do_not_share_a_panel() -> None:
     runs = [run("a", "iid", "mnist"), run("a", "iid", "digits"), run("a", "non-iid-2", "mnist")]
     figure = figures.learning_curves(pd.concat(runs), "global_accuracy")
     assert [plot.get_title() for plot in figure.axes] == ["digits, iid", "mnist, iid", "mnist, non-iid-2"]
+
+
+def test_learning_curves_on_text_show_perplexities() -> None:
+    curves = TEXT.assign(run_id="one", levels="a", partition="iid", dataset="wikitext2")
+    figure = figures.learning_curves(curves, "perplexity")
+    assert labels(figure) == [("communication round", "perplexity")]
+    assert np.array_equal(figure.axes[0].lines[0].get_ydata(), TEXT["perplexity"])
+
+
+def test_runs_without_the_metric_have_no_panel() -> None:
+    on_text = TEXT.assign(run_id="one", levels="a", partition="iid", dataset="wikitext2")
+    figure = figures.learning_curves(pd.concat([run("a", "iid"), on_text]), "perplexity")
+    assert [plot.get_title() for plot in figure.axes] == ["wikitext2, iid"]
+
+
+def test_partitions_show_the_examples_of_each_client_and_label_for_each_kind() -> None:
+    kinds = ["iid", "non-iid-2", "dirichlet-0.3"]
+    figure = figures.partitions(kinds)
+    plots = figure.axes[:3]
+    assert [plot.get_title() for plot in plots] == kinds
+    assert labels(figure) == [("", "label"), ("", "label"), ("client", "label"), ("", "training examples")]
+    shown = [np.asarray(plot.images[0].get_array()) for plot in plots]
+    for counts in shown:
+        assert counts.shape == (10, 100)
+        assert counts.sum(axis=1).tolist() == [6000] * 10
+    assert shown[0].sum(axis=0).tolist() == [600] * 100
+    assert ((shown[1] > 0).sum(axis=0) <= 2).all()
+
+
+def test_selections_show_the_coordinates_held_in_each_round() -> None:
+    figure = figures.selections(width=8, level="c", rounds=3)
+    assert [plot.get_title() for plot in figure.axes] == ["static", "random", "rolling"]
+    assert [plot.get_xlabel() for plot in figure.axes] == ["channel"] * 3
+    assert figure.axes[0].get_ylabel() == "communication round"
+    static, random, rolling = (np.asarray(plot.images[0].get_array()) for plot in figure.axes)
+    assert static.tolist() == [[1, 1, 0, 0, 0, 0, 0, 0]] * 3
+    assert rolling.tolist() == [
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0, 0],
+    ]
+    assert random.sum(axis=1).tolist() == [2, 2, 2]

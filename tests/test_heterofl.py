@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heterofl_core.heterofl import aggregate, slice_parameters
 from heterofl_core.models import build_model
-from heterofl_core.selection import LABELS, Axes, Axis, Index, prefix, static_index
+from heterofl_core.selection import LABELS, TOKENS, Axes, Axis, Index, prefix, static_index
 
 OUT, IN = Axis("out", 4), Axis("in", 4)
 WEIGHT: Axes = {"weight": (OUT, IN)}
@@ -329,3 +329,96 @@ def test_the_cnns_aggregate_is_a_mean_that_leaves_out_what_is_missing() -> None:
         np.testing.assert_array_equal(
             aggregated[name].numpy(), np.nanmean(stacked, axis=0).astype(np.float32)
         )
+
+
+# Every architecture against a rule for each tensor's name, coordinate by coordinate
+
+
+ARCHITECTURES: dict[str, dict[str, int]] = {"cnn": {}, "preresnet18": {}, "transformer": {"num_tokens": 50}}
+CLIENT_LABELS = [[0, 1], [1, 2, 9], [3], [0, 9], [5, 6]]
+SAMPLES = 60  # coordinates of each tensor
+
+
+def held_by_name(
+    name: str, sizes: tuple[int, ...], local_sizes: tuple[int, ...], labels: list[int] | None
+) -> list[list[int]]:
+    """The coordinates that a client holds of each dimension, without the axes that the model declares.
+
+    Args:
+        local_sizes: of the tensor in the level's own model.
+        labels: that the client holds; None for all.
+    """
+    held = [list(range(size)) for size in local_sizes]
+    projections = tuple(f"attention.{which}" for which in ("query", "key", "value"))
+    if any(projection in name for projection in projections):
+        held[0] = [32 * head + place for head in range(8) for place in range(local_sizes[0] // 8)]
+    if "attention.output.weight" in name:
+        held[1] = [32 * head + place for head in range(8) for place in range(local_sizes[1] // 8)]
+    if labels is not None and (name.startswith("linear.") or name == "token.weight"):
+        held[0] = labels
+    assert all(max(kept) < size for kept, size in zip(held, sizes, strict=True))
+    return held
+
+
+def sample_coordinates(
+    sizes: tuple[int, ...], clients: list[list[list[int]]], rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """Some coordinates of a tensor: of any client's block, and from anywhere."""
+    everything = [list(range(size)) for size in sizes]
+    blocks = [*clients, everything]
+    return [
+        tuple(int(rng.choice(places)) for places in blocks[rng.integers(len(blocks))]) for _ in range(SAMPLES)
+    ]
+
+
+@pytest.mark.parametrize("restricted", [True, False])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architectures_slices_and_aggregate_agree_with_the_definition_at_sampled_coordinates(
+    arch: str, restricted: bool
+) -> None:
+    """One client of each level, at full width, with a few labels each."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    model = build_model(arch, **ARCHITECTURES[arch])
+    axes = model.axes()
+    parameters = {name: numbers(list(value.shape), rng) for name, value in model.state_dict().items()}
+    shapes = [
+        {
+            name: tuple(value.shape)
+            for name, value in build_model(arch, rate, **ARCHITECTURES[arch]).state_dict().items()
+        }
+        for rate in RATES
+    ]
+    held = {
+        name: [
+            held_by_name(name, tuple(value.shape), local[name], labels if restricted else None)
+            for local, labels in zip(shapes, CLIENT_LABELS, strict=True)
+        ]
+        for name, value in parameters.items()
+    }
+    updates: list[Update] = []
+    for client, (rate, labels) in enumerate(zip(RATES, CLIENT_LABELS, strict=True)):
+        rows = {LABELS: np.array(labels), TOKENS: np.array(labels)} if restricted else {}
+        index = {**static_index(axes, rate), **rows}
+        sliced = slice_parameters(parameters, axes, index)
+        for name, value in sliced.items():
+            assert [len(kept) for kept in held[name][client]] == list(value.shape), name
+        for name, value in parameters.items():
+            for inside in sample_coordinates(tuple(sliced[name].shape), [], rng):
+                at = tuple(kept[place] for kept, place in zip(held[name][client], inside, strict=True))
+                assert sliced[name][inside] == value[at], name
+        updates.append((index, {name: numbers(list(value.shape), rng) for name, value in sliced.items()}))
+    aggregated = aggregate(parameters, axes, updates)
+    averaged = kept = 0
+    for name, value in parameters.items():
+        for at in sample_coordinates(tuple(value.shape), held[name], rng):
+            values = [
+                Fraction(local[name][tuple(k.index(p) for k, p in zip(client, at, strict=True))].item())
+                for client, (_, local) in zip(held[name], updates, strict=True)
+                if all(place in places for place, places in zip(at, client, strict=True))
+            ]
+            mean = float(sum(values, Fraction(0)) / len(values)) if values else value[at].item()
+            assert aggregated[name][at].item() == float(np.float32(mean)), (name, at)
+            averaged, kept = averaged + (len(values) > 1), kept + (not values)
+    assert averaged > 500  # coordinates that several clients hold
+    assert (kept > 0) == restricted  # with a level a client that has all labels, none is left alone

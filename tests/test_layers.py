@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heterofl_core.errors import InputError
-from heterofl_core.layers import Scaler, StaticBatchNorm2d, mask_logits, norm_layer
+from heterofl_core.layers import Scaler, StaticBatchNorm2d, mask_logits, masked_cross_entropy, norm_layer
 
 EPS = 1e-5
 HELD = torch.tensor([True, True, False])
@@ -192,3 +194,55 @@ def test_an_unknown_kind_of_masking_is_refused() -> None:
         InputError, match="masked_loss 'ones' is unknown; allowed are zero, neg_inf, detach, none"
     ):
         mask_logits(torch.zeros(1, 3), HELD, "ones")
+
+
+def test_masked_cross_entropy_is_the_mean_over_the_batch_in_nats() -> None:
+    logits = torch.tensor([[2.0, 1.0, 5.0], [0.0, 3.0, -1.0]], dtype=torch.float64)
+    first, second = math.log(math.exp(2) + math.exp(1) + 1) - 2, math.log(1 + math.exp(3) + 1) - 3
+    loss = masked_cross_entropy(logits, torch.tensor([0, 1]), HELD, "zero")
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-12)
+
+
+def test_masked_cross_entropy_of_text_is_the_mean_over_all_positions() -> None:
+    logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 0]])
+    losses = [
+        masked_cross_entropy(logits[row, at][None], targets[row, at][None], HELD, "zero").item()
+        for row in range(2)
+        for at in range(5)
+    ]
+    assert masked_cross_entropy(logits, targets, HELD, "zero").item() == pytest.approx(
+        sum(losses) / 10, rel=1e-5
+    )
+
+
+def test_left_out_labels_by_hand() -> None:
+    """Seven labels whose logits would be 0 add 7 to the softmax's denominator."""
+    logits = torch.tensor([[2.0, 1.0]], dtype=torch.float64)
+    everything = torch.tensor([True, True])
+    loss = masked_cross_entropy(logits, torch.tensor([0]), everything, "zero", left_out=7)
+    assert loss.item() == pytest.approx(math.log(math.exp(2) + math.exp(1) + 7) - 2, rel=1e-12)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(0, 40), st.sampled_from(["zero", "neg_inf"]), st.integers(0, 2**32 - 1))
+def test_leaving_labels_out_changes_neither_the_loss_nor_its_gradient(
+    num_held: int, num_absent: int, masked_loss: str, seed: int
+) -> None:
+    """Against logits of all labels, with those that are absent masked."""
+    random = torch.Generator().manual_seed(seed)
+    order = torch.randperm(num_held + num_absent, generator=random)
+    held = torch.zeros(num_held + num_absent, dtype=torch.bool)
+    held[order[:num_held]] = True
+    whole = 5 * torch.randn(4, num_held + num_absent, dtype=torch.float64, generator=random)
+    targets = torch.randint(num_held, (4,), generator=random)
+    part = whole[:, held].clone().requires_grad_()
+    whole.requires_grad_()
+    expected = masked_cross_entropy(whole, held.nonzero()[targets, 0], held, masked_loss)
+    loss = masked_cross_entropy(
+        part, targets, torch.ones(num_held, dtype=torch.bool), masked_loss, left_out=num_absent
+    )
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-14)
+    (of_whole,), (of_part,) = torch.autograd.grad(expected, [whole]), torch.autograd.grad(loss, [part])
+    torch.testing.assert_close(of_part, of_whole[:, held], rtol=1e-10, atol=1e-14)
+    assert not bool(of_whole[:, ~held].any())

@@ -129,8 +129,29 @@ def test_dynamic_draws_levels_in_proportion_to_their_parts() -> None:
     assert abs(counts["a"] - draws * share) < 4 * np.sqrt(draws * share * (1 - share))
 
 
+def test_uniform_draws_each_clients_level_once_and_every_level_as_likely() -> None:
+    """Whatever the parts of the mix: its shares do not count."""
+    num_clients = 5000
+    assigned = Mix.parse("a3-c2-e5").uniform(num_clients, np.random.default_rng(0))
+    counts = Counter(assigned)
+    assert len(assigned) == num_clients
+    assert set(counts) == {"a", "c", "e"}
+    deviation = np.sqrt(num_clients * 1 / 3 * 2 / 3)
+    assert all(abs(count - num_clients / 3) < 4 * deviation for count in counts.values())
+    assert assigned == Mix.parse("a3-c2-e5").uniform(num_clients, np.random.default_rng(0))
+    assert assigned != Mix.parse("a3-c2-e5").uniform(num_clients, np.random.default_rng(1))
+
+
 def test_all_mixes_are_the_31_models_of_table_5_in_its_order() -> None:
     with (PARAMS / "paper" / "table5_mnist.csv").open(encoding="utf-8") as file:
         models = [row["model"] for row in csv.DictReader(file)]
     assert [str(mix) for mix in all_mixes()] == models[:31]
     assert models[31:] == ["Standalone", "FedAvg", "LG-FedAvg"]
+
+
+@pytest.mark.parametrize("table", ["table5_mnist", "table6_cifar10", "table7_wikitext2"])
+def test_the_mixes_are_those_of_every_table(table: str) -> None:
+    with (PARAMS / "paper" / f"{table}.csv").open(encoding="utf-8") as file:
+        models = [row["model"] for row in csv.DictReader(file)]
+    baselines = {"Standalone", "FedAvg", "LG-FedAvg"}
+    assert sorted(set(models) - baselines) == sorted(str(mix) for mix in all_mixes())

@@ -3,17 +3,26 @@
 import ast
 import json
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 
 from heterofl_core.errors import InputError
-from heterofl_core.notebooks import NOTEBOOKS, run_notebook
-from heterofl_core.params import SCHEDULES, Execution, RunParams, from_namespace
+from heterofl_core.folders import data_folder
+from heterofl_core.notebooks import NOTEBOOKS, notebook_of, run_notebook
+from heterofl_core.params import SCHEDULES, Execution, RunParams, from_namespace, run_params
 from heterofl_core.records import executed_path, failed_path, record_path, runs_folder
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "book" / "experiments"
-SMOKE = {"dataset": "digits", "levels": "c-e", "protocol": "smoke", "num_clients": 20, "workers": 1}
+SMOKE: dict[str, Any] = {
+    "dataset": "digits",
+    "levels": "c-e",
+    "protocol": "smoke",
+    "num_clients": 20,
+    "workers": 1,
+}
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -58,20 +67,59 @@ def test_the_first_code_cell_has_every_parameter_once_with_a_comment(
     assert all("  # " in line for line in settings)
 
 
-def test_the_first_code_cell_as_it_stands_is_valid(notebook: nbformat.NotebookNode) -> None:
-    namespace: dict[str, object] = {}
-    exec(parameters_cell(notebook).source, namespace)
-    params, execution = from_namespace(namespace)
-    assert params.dataset in NOTEBOOKS
-    assert execution == Execution()
+def test_the_first_code_cell_as_it_stands_is_a_run_of_this_notebook() -> None:
+    for path in EXPERIMENTS.glob("*.ipynb"):
+        namespace: dict[str, object] = {}
+        exec(parameters_cell(nbformat.read(path, as_version=4)).source, namespace)
+        params, execution = from_namespace(namespace)
+        assert notebook_of(params) == path.stem
+        assert execution == Execution()
 
 
-def test_papermill_runs_a_notebook_to_its_record(outputs: Path) -> None:
-    path = run_notebook(SMOKE)
+def test_notebooks_share_everything_that_is_not_narrative() -> None:
+    """Beside their text and the defaults of their parameters, all notebooks are the same."""
+    shared = {
+        tuple(cell.source for cell in code_cells(nbformat.read(path, as_version=4))[1:])
+        for path in EXPERIMENTS.glob("*.ipynb")
+    }
+    assert len(shared) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "mnist"),
+        ({"partition": "non-iid-2"}, "mnist"),
+        ({"dataset": "cifar10", "selection": "rolling"}, "cifar10"),
+        ({"dataset": "wikitext2"}, "wikitext2"),
+        ({"dataset": "wikitext2", "assignment": "fix"}, "interpolation"),
+        ({"assignment": "fix"}, "interpolation"),
+        ({"levels": "e", "assignment": "fix"}, "mnist"),
+        ({"norm": "gn"}, "ablation"),
+        ({"dataset": "cifar10", "masked_loss": "none"}, "ablation"),
+        ({"dataset": "cifar10", "levels": "a", "method": "standalone", "arch": "mlp"}, "baselines"),
+    ],
+)
+def test_each_run_has_the_notebook_that_tells_its_story(changes: dict[str, str], name: str) -> None:
+    assert notebook_of(run_params(**{"dataset": "mnist", "levels": "a-e", **changes})) == name
+
+
+STORIES = [
+    pytest.param({}, id="mnist"),
+    pytest.param({"partition": "non-iid-2", "norm": "none", "scaler": False}, id="ablation"),
+    pytest.param({"assignment": "fix"}, id="interpolation"),
+    pytest.param({"levels": "a", "method": "lg-fedavg", "arch": "mlp"}, id="baselines"),
+]
+
+
+@pytest.mark.parametrize("changes", STORIES)
+def test_papermill_runs_a_notebook_to_its_record(outputs: Path, changes: dict[str, Any]) -> None:
+    smoke = SMOKE | changes
+    path = run_notebook(smoke)
     assert path is not None
     record = json.loads(record_path(path.stem).read_text())
     assert record["rounds_done"] == 2
-    assert record["params"]["levels"] == "c-e"
+    assert record["params"]["levels"] == smoke["levels"]
     executed = nbformat.read(path, as_version=4)
     assert all(cell.execution_count for cell in code_cells(executed) if cell.source)
     images = [
@@ -84,7 +132,34 @@ def test_papermill_runs_a_notebook_to_its_record(outputs: Path) -> None:
     last = code_cells(executed)[-1].outputs[0]["text"]
     assert record["run_id"] in last
     assert record["device"] in last
-    assert run_notebook(SMOKE) is None  # a finished run is not done again
+    assert run_notebook(smoke) is None  # a finished run is not done again
+
+
+def test_papermill_runs_the_notebook_of_wikitext2(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a text of our own: a mirror with the same layout."""
+    folder = tmp_path / "mirror" / "wikitext2"
+    folder.mkdir(parents=True)
+    lines = [f"{word} came before {word} again" for word in ("one", "two", "three") for _ in range(500)]
+    for half, part in (("train", lines), ("test", lines[:300])):
+        pd.DataFrame({"text": part}).to_parquet(folder / f"{half}-00000-of-00001.parquet")
+    monkeypatch.setenv("HETEROFL_DATA", str(tmp_path / "mirror"))
+    path = run_notebook({"dataset": "wikitext2", "levels": "e", "protocol": "smoke", "workers": 1})
+    assert path is not None
+    metrics = json.loads(record_path(path.stem).read_text())["metrics"]
+    for kind in ("perplexity", "masked_perplexity", "visible_perplexity"):
+        assert 1 < metrics[f"best_{kind}"] < 13  # guessing among 12 tokens gives 12
+
+
+def test_papermill_runs_the_notebook_of_cifar10(outputs: Path) -> None:
+    if not (data_folder() / "cifar10").is_dir():
+        pytest.skip(f"CIFAR10's Parquet files are not in {data_folder()}; HETEROFL_DATA names another mirror")
+    path = run_notebook(
+        {"dataset": "cifar10", "levels": "e", "protocol": "smoke", "participation": 0.02, "rounds": 1}
+    )
+    assert path is not None
+    assert json.loads(record_path(path.stem).read_text())["rounds_done"] == 1
 
 
 def test_a_failed_notebook_is_kept_with_its_traceback_and_leaves_no_run(outputs: Path) -> None:

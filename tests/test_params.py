@@ -1,6 +1,7 @@
 """Parameters of a run: how few settings become all of them, and what a wrong one is told."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,52 @@ from pydantic import create_model
 from heterofl_core.errors import InputError
 from heterofl_core.params import RunParams, from_namespace, read_yaml, run_params, split_settings
 
-TABLE_4 = {
-    "arch": "cnn",
+PAPER: dict[str, Any] = {
     "num_clients": 100,
     "participation": 0.1,
     "local_epochs": 5,
     "batch_size": 10,
-    "lr": 0.01,
     "momentum": 0.9,
     "weight_decay": 5e-4,
+    "clip_norm": 1.0,
+    "method": "heterofl",
+    "selection": "static",
+    "scaler": True,
+    "masked_loss": "zero",
+    "label_restricted": True,
+    "blocks": None,
+    "trace": None,
 }
-"""What all MNIST runs of the paper have in common."""
+"""What the runs of the paper have in common, text aside."""
+
+TABLE_4: dict[str, dict[str, Any]] = {
+    "mnist": {
+        **PAPER,
+        "arch": "cnn",
+        "norm": "sbn",
+        "lr": 0.01,
+        "augmented": False,
+        "augmented_statistics": False,
+    },
+    "cifar10": {
+        **PAPER,
+        "arch": "preresnet18",
+        "norm": "sbn",
+        "lr": 0.1,
+        "augmented": True,
+        "augmented_statistics": True,
+    },
+    "wikitext2": {
+        **PAPER,
+        "arch": "transformer",
+        "norm": "ln",
+        "lr": 0.1,
+        "local_epochs": 1,
+        "batch_size": 100,
+        "augmented": False,
+        "augmented_statistics": False,
+    },
+}
 
 
 def mnist(**values: Any) -> RunParams:
@@ -34,14 +70,22 @@ def mnist(**values: Any) -> RunParams:
 
 
 @pytest.mark.parametrize(
-    ("partition", "rounds", "milestones"), [("iid", 200, (100,)), ("non-iid-2", 400, (200,))]
+    ("dataset", "partition", "rounds", "milestones"),
+    [
+        ("mnist", "iid", 200, (100,)),
+        ("mnist", "non-iid-2", 400, (200,)),
+        ("cifar10", "iid", 400, (150, 250)),
+        ("cifar10", "non-iid-2", 800, (300, 500)),
+        ("wikitext2", "iid", 100, (25, 50)),
+    ],
 )
-def test_the_paper_protocol_is_table_4(partition: str, rounds: int, milestones: tuple[int, ...]) -> None:
-    params = mnist(partition=partition)
-    assert params.model_dump(include=set(TABLE_4)) == TABLE_4
+def test_the_paper_protocol_is_table_4(
+    dataset: str, partition: str, rounds: int, milestones: tuple[int, ...]
+) -> None:
+    params = run_params(dataset=dataset, levels="a-e", partition=partition)
+    assert params.model_dump(include=set(TABLE_4[dataset])) == TABLE_4[dataset]
     assert (params.rounds, params.milestones) == (rounds, milestones)
-    assert (params.protocol, params.schedule_factor, params.clip_norm) == ("paper", 1.0, 1.0)
-    assert (params.norm, params.scaler, params.masked_loss, params.seed) == ("sbn", True, "zero", 0)
+    assert (params.protocol, params.schedule_factor, params.seed) == ("paper", 1.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +97,10 @@ def test_short_scales_rounds_and_milestones_by_the_recorded_factor(
     params = mnist(protocol="short", schedule_factor=factor)
     assert (params.rounds, params.milestones) == (rounds, milestones)
     assert (params.protocol, params.schedule_factor) == ("short", factor or 0.1)
-    assert params.model_dump(include=set(TABLE_4)) == TABLE_4
+    assert params.model_dump(include=set(TABLE_4["mnist"])) == TABLE_4["mnist"]
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "digits"])
+@pytest.mark.parametrize("dataset", ["mnist", "digits", "cifar10", "wikitext2"])
 def test_smoke_takes_two_rounds_of_one_local_epoch(dataset: str) -> None:
     params = run_params(dataset=dataset, levels="e", protocol="smoke")
     assert (params.protocol, params.rounds, params.milestones, params.local_epochs) == ("smoke", 2, (1,), 1)
@@ -121,29 +165,227 @@ def test_a_factor_without_the_short_protocol_is_refused() -> None:
         mnist(schedule_factor=0.5)
 
 
+def test_a_partition_by_dirichlet_has_the_schedule_of_label_skew() -> None:
+    params = mnist(partition="dirichlet-0.5")
+    assert (params.partition, params.rounds, params.milestones) == ("dirichlet-0.5", 400, (200,))
+
+
+# Methods and architectures
+
+
+@pytest.mark.parametrize("method", ["fedavg", "standalone", "lg-fedavg"])
+def test_a_baseline_has_no_mask_no_restricted_labels_and_no_scaler(method: str) -> None:
+    params = mnist(levels="a", method=method)
+    assert (params.masked_loss, params.label_restricted, params.scaler) == ("none", False, False)
+    assert (params.protocol, params.assignment, params.shared_layers) == ("paper", "fix", 3)
+
+
+def test_a_baseline_gets_the_switches_that_are_given() -> None:
+    params = mnist(levels="a", method="fedavg", masked_loss="zero", label_restricted=True, scaler=True)
+    assert (params.masked_loss, params.label_restricted, params.scaler) == ("zero", True, True)
+    assert params.protocol == "paper"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arch", "norm"),
+    [
+        ("mnist", "cnn", "sbn"),
+        ("mnist", "preresnet18", "sbn"),
+        ("cifar10", "cnn", "sbn"),
+        ("cifar10", "mlp", "none"),
+        ("digits", "mlp", "none"),
+        ("wikitext2", "transformer", "ln"),
+    ],
+)
+def test_an_architecture_brings_its_norm(dataset: str, arch: str, norm: str) -> None:
+    assert run_params(dataset=dataset, levels="a", arch=arch).norm == norm
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "cifar10",
+        pytest.param("mnist"),
+        pytest.param("digits"),
+    ],
+)
+def test_blocks_belong_to_a_preresnet_on_any_images(dataset: str) -> None:
+    params = run_params(dataset=dataset, levels="a", arch="preresnet18", blocks=[2, 2, 2, 2])
+    assert (params.arch, params.blocks) == ("preresnet18", (2, 2, 2, 2))
+
+
+# Traces
+
+HUNDRED = "aaeea" * 20  # a level for each of Table 4's clients
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., str]:
+    """A function that writes a trace, one text `client,level` a line, and gives its path."""
+
+    def write(*lines: str, header: str = "client,level", name: str = "trace.csv") -> str:
+        path = tmp_path / name
+        path.write_text("\n".join([header, *lines, ""]))
+        return str(path)
+
+    return write
+
+
+def lines(levels: str) -> list[str]:
+    """A table's lines, last client first."""
+    return [f"{client},{level}" for client, level in enumerate(levels)][::-1]
+
+
+def test_a_table_of_levels_becomes_their_text(table: Callable[..., str]) -> None:
+    params = mnist(trace=table(*lines(HUNDRED)))
+    assert (params.assignment, params.trace, params.protocol) == ("trace", HUNDRED, "paper")
+
+
+def test_the_name_follows_a_traces_levels_and_not_its_path(table: Callable[..., str]) -> None:
+    one, other = table(*lines(HUNDRED), name="one.csv"), table(*lines(HUNDRED)[::-1], name="other.csv")
+    names = {mnist(trace=trace, assignment="trace").run_id for trace in (one, other, HUNDRED)}
+    assert len(names) == 1
+    changed = table(*lines(HUNDRED[::-1].replace("a", "e", 1)))
+    assert mnist(trace=changed).run_id not in names
+
+
+def test_a_trace_may_have_any_number_of_clients(table: Callable[..., str]) -> None:
+    assert mnist(num_clients=3, trace=table("0,a", "1,e", "2,e")).trace == "aee"
+
+
+def test_a_single_level_needs_no_trace() -> None:
+    params = mnist(levels="e", trace="e" * 100)
+    assert (params.assignment, params.trace) == ("fix", None)
+
+
+ONE_EACH = "trace {} must give each client from 0 on exactly one level"
+NO_TABLE = "trace {} is not a table with the columns client and level ("
+NO_COUNT = "parameter 'num_clients' has the value 'two', which is not allowed: "
+NO_CLIENT = "trace {{}} names client {}; clients are numbered from 0 without gaps"
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_clients", "sentence"),
+    [
+        (["0,a", "2,e"], 2, NO_CLIENT.format("2")),
+        (["-1,a", "0,e"], 2, NO_CLIENT.format("-1")),
+        (["0.5,a", "1,e"], 2, NO_CLIENT.format("0.5")),
+        (["ada,a", "bob,e"], 2, NO_CLIENT.format("'ada'")),
+        pytest.param(*(["0,a", "ada,e"], 2, NO_CLIENT.format("'ada'"))),
+        (["0,a", "0,e"], 2, ONE_EACH),
+        (["0,a", "0,a", "1,e"], 3, ONE_EACH),
+        (["0,a", "2,e"], 3, ONE_EACH),
+        (["1,a", "2,e"], 3, ONE_EACH),
+        (["0,a", "1,b"], 2, "trace has the level 'b', which levels 'a-e' does not have"),
+        (["0,a", "1,e"], 3, "trace has 2 levels; num_clients asks for 3"),
+        (["0,a", "1,e"], None, "trace has 2 levels; num_clients asks for 100"),
+        (["0,a", "1,e,a"], 2, NO_TABLE),
+        pytest.param(*(["0,a", "1,e"], "two", NO_COUNT)),
+    ],
+    ids=str,
+)
+def test_a_wrong_trace_is_answered_by_one_sentence(
+    table: Callable[..., str], rows: list[str], num_clients: Any, sentence: str
+) -> None:
+    path = table(*rows)
+    with pytest.raises(InputError) as failure:
+        mnist(trace=path, num_clients=num_clients)
+    answer = str(failure.value)
+    assert answer.startswith(sentence.format(path))
+    assert answer == sentence.format(path) or sentence in (NO_TABLE, NO_COUNT)
+    assert "\n" not in answer
+
+
+def test_each_client_of_a_trace_has_one_letter(table: Callable[..., str]) -> None:
+    with pytest.raises(InputError):
+        mnist(trace=table("0,ae", *(f"{client},a" for client in range(1, 99))))
+
+
+@pytest.mark.parametrize("header", ["client", "level", "clients,levels", "client, level"])
+def test_a_trace_without_its_columns_is_refused(table: Callable[..., str], header: str) -> None:
+    path = table(header=header)
+    with pytest.raises(InputError, match=r"^trace \S+ is not a table with the columns client and level \(."):
+        mnist(trace=path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"client,level\n0,\xff\n"])
+def test_a_trace_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "trace.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as failure:
+        mnist(trace=str(path))
+    assert str(failure.value).startswith(NO_TABLE.format(path))
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("trace", "assignment"), [(None, "trace"), ("ae", "fix"), ("ae", "dynamic"), ("ae", "uniform")]
+)
+def test_a_trace_and_its_assignment_need_each_other(trace: str | None, assignment: str) -> None:
+    with pytest.raises(InputError) as failure:
+        mnist(trace=trace, assignment=assignment)
+    assert str(failure.value) == (
+        f"trace {trace!r} does not go with assignment {assignment!r}; assignment trace needs one, and no "
+        "other allows it"
+    )
+
+
 # The name of a run
 
-some_params = st.fixed_dictionaries(
+SCHEDULES_BY_HAND: dict[str, st.SearchStrategy[Any]] = {
+    "protocol": st.sampled_from(["smoke", "custom"]),
+    "num_clients": st.sampled_from([10, 100]),
+    "participation": st.sampled_from([0.1, 1]),
+    "rounds": st.integers(1, 500),
+    "lr": st.floats(1e-9, 1e9),
+    "milestones": st.sets(st.integers(1, 500), max_size=3).map(sorted),
+    "eval_every": st.integers(1, 500),
+    "seed": st.integers(0, 2**70),
+}
+SWITCHES: dict[str, st.SearchStrategy[Any]] = {
+    "scaler": st.booleans(),
+    "masked_loss": st.sampled_from(["zero", "neg_inf", "detach", "none"]),
+    "label_restricted": st.booleans(),
+    "selection": st.sampled_from(["static", "random", "rolling"]),
+}
+PARTITIONS = st.sampled_from(["iid", "non-iid-1", "non-iid-2", "dirichlet-0.5"])
+MIXES = st.sampled_from(["a", "e", "a-e", "a3-e7", "a7-e3"])
+TWICE = st.sampled_from([(1, 1, 1, 2), (2, 2, 2, 2)])
+images = st.fixed_dictionaries(
+    {"dataset": st.sampled_from(["digits", "mnist", "cifar10"]), "levels": MIXES},
+    optional={
+        "partition": PARTITIONS,
+        "assignment": st.sampled_from(["fix", "dynamic", "uniform"]),
+        "norm": st.sampled_from(["sbn", "none", "in", "gn", "ln", "bn"]),
+        "augmented": st.booleans(),
+        "augmented_statistics": st.booleans(),
+        **SWITCHES,
+        **SCHEDULES_BY_HAND,
+    },
+)
+deeper = st.fixed_dictionaries({"dataset": st.just("cifar10"), "levels": MIXES, "blocks": TWICE})
+traced = st.fixed_dictionaries(
+    {"dataset": st.sampled_from(["mnist", "cifar10"]), "levels": st.just("a-e"), "trace": st.text("ae")}
+).map(lambda values: {**values, "trace": (values["trace"] + "e" * 100)[:100]})
+baselines = st.fixed_dictionaries(
     {
-        "dataset": st.sampled_from(["digits", "mnist"]),
-        "levels": st.sampled_from(["a", "e", "a-e", "a3-e7", "a7-e3"]),
+        "dataset": st.sampled_from(["digits", "mnist", "cifar10"]),
+        "levels": st.sampled_from(["a", "e"]),
+        "method": st.sampled_from(["fedavg", "standalone", "lg-fedavg"]),
     },
     optional={
-        "partition": st.sampled_from(["iid", "non-iid-1", "non-iid-2"]),
-        "assignment": st.sampled_from(["fix", "dynamic"]),
-        "norm": st.sampled_from(["sbn", "none", "in", "gn", "ln", "bn"]),
-        "scaler": st.booleans(),
-        "masked_loss": st.sampled_from(["zero", "neg_inf", "detach", "none"]),
-        "protocol": st.sampled_from(["smoke", "custom"]),
-        "num_clients": st.sampled_from([10, 100]),
-        "participation": st.sampled_from([0.1, 1]),
-        "rounds": st.integers(1, 500),
-        "lr": st.floats(1e-9, 1e9),
-        "milestones": st.sets(st.integers(1, 500), max_size=3).map(sorted),
-        "eval_every": st.integers(1, 500),
-        "seed": st.integers(0, 2**70),
+        "arch": st.just("mlp"),
+        "shared_layers": st.integers(1, 4),
+        "partition": PARTITIONS,
+        **SWITCHES,
+        **SCHEDULES_BY_HAND,
     },
-).map(lambda values: run_params(**values))
+)
+text = st.fixed_dictionaries(
+    {"dataset": st.just("wikitext2"), "levels": MIXES}, optional=SWITCHES | SCHEDULES_BY_HAND
+)
+some_params = st.one_of(images, deeper, traced, baselines, text).map(lambda values: run_params(**values))
 
 
 @given(st.lists(some_params, min_size=2, max_size=20))
@@ -155,12 +397,22 @@ def test_runs_have_the_same_name_if_and_only_if_all_their_settings_agree(runs: l
 CHANGES: dict[str, Any] = {
     "dataset": "digits",
     "levels": "a-b",
+    "method": "fedavg",
+    "shared_layers": 2,
+    "arch": "preresnet18",
+    "blocks": (1, 1, 1, 2),
     "partition": "non-iid-2",
     "assignment": "fix",
+    "trace": HUNDRED.replace("a", "e", 1),
+    "selection": "rolling",
     "norm": "bn",
     "scaler": False,
     "masked_loss": "neg_inf",
+    "label_restricted": False,
+    "augmented": True,
+    "augmented_statistics": True,
     "protocol": "smoke",
+    "schedule_factor": 0.2,
     "num_clients": 101,
     "participation": 0.2,
     "rounds": 201,
@@ -174,12 +426,18 @@ CHANGES: dict[str, Any] = {
     "eval_every": 3,
     "seed": 1,
 }
+NEEDS: dict[str, dict[str, Any]] = {
+    "method": {"levels": "a", "assignment": "fix"},
+    "blocks": {"arch": "preresnet18"},
+    "trace": {"assignment": "trace", "trace": HUNDRED},
+}
+"""What some settings can only be changed beside."""
 
 
-@pytest.mark.parametrize("name", sorted(RunParams.model_fields.keys() - {"method", "arch"}))  # one value only
+@pytest.mark.parametrize("name", sorted(RunParams.model_fields))
 def test_each_setting_is_part_of_the_name(name: str) -> None:
-    settings = mnist(protocol="short").model_dump()
-    changed = settings | {name: CHANGES.get(name, 0.2)}
+    settings = mnist(protocol="short").model_dump() | NEEDS.get(name, {})
+    changed = settings | {name: CHANGES[name]}
     assert RunParams(**changed).run_id != RunParams(**settings).run_id
 
 
@@ -210,6 +468,13 @@ def test_the_order_in_which_parameters_are_declared_does_not_change_the_name() -
 def test_a_parameter_spelled_out_at_its_default_does_not_change_the_name() -> None:
     spelled_out = {
         "method": "heterofl",
+        "shared_layers": 3,
+        "selection": "static",
+        "blocks": None,
+        "trace": None,
+        "label_restricted": True,
+        "augmented": False,
+        "augmented_statistics": False,
         "partition": "iid",
         "norm": "sbn",
         "scaler": True,
@@ -222,9 +487,25 @@ def test_a_parameter_spelled_out_at_its_default_does_not_change_the_name() -> No
     assert mnist(**spelled_out).run_id == mnist().run_id
 
 
+def test_the_papers_blocks_spelled_out_are_the_same_run() -> None:
+    spelled_out = run_params(dataset="cifar10", levels="a", blocks=[1, 1, 1, 2])
+    assert spelled_out.run_id == run_params(dataset="cifar10", levels="a").run_id
+
+
+@pytest.mark.parametrize("partition", ["dirichlet-0.50", "dirichlet-5e-1", "dirichlet-.5"])
+def test_a_partition_has_one_name(partition: str) -> None:
+    assert mnist(partition=partition).run_id == mnist(partition="dirichlet-0.5").run_id
+
+
 def test_the_name_tells_people_what_the_run_is() -> None:
     name = mnist(partition="non-iid-2", protocol="short", seed=3).run_id
     assert name.rpartition("_")[0] == "mnist_non-iid-2_a-e_dynamic_short_s3"
+
+
+@pytest.mark.parametrize("method", ["fedavg", "standalone", "lg-fedavg"])
+def test_the_name_of_a_baseline_tells_its_method(method: str) -> None:
+    name = mnist(levels="a", method=method).run_id
+    assert name.rpartition("_")[0] == f"mnist_{method}_iid_a_fix_paper_s0"
 
 
 # What a wrong setting is told
@@ -233,16 +514,24 @@ MIX = "levels a to e from large to small, such as 'e', 'a-e' or 'a3-e7'"
 AT_MOST = "Input should be less than or equal to"
 INTEGER = "Input should be a valid integer"
 RULE = "parameter {!r} has the value {!r}, which is not allowed: {}"
+ARCHITECTURES = "Input should be 'cnn', 'preresnet18', 'transformer' or 'mlp'"
+DATASETS = "Input should be 'digits', 'mnist', 'cifar10' or 'wikitext2'"
+UNKNOWN_PARTITION = (
+    "partition {!r} is unknown; allowed are iid, non-iid-k for at most k labels a client, such as non-iid-2, "
+    "and dirichlet-α, such as dirichlet-0.3"
+)
+ALPHA = "partition {!r} has α = {}, which is not allowed; α must be above 0"
+TEXT = "dataset wikitext2 allows partition iid and the methods heterofl and fedavg, not {} with {}"
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
         ({"rouds": 5}, "parameter 'rouds' (value 5) is unknown; did you mean 'rounds'?"),
-        ({"xyzzy": 5}, "parameter 'xyzzy' (value 5) is unknown; allowed are dataset, levels, method, arch, "),
+        ({"xyzzy": 5}, "parameter 'xyzzy' (value 5) is unknown; allowed are dataset, levels, method, "),
         ({"dataset": None}, "parameter 'dataset' is missing; it must be given"),
         ({"levels": None}, "parameter 'levels' is missing; it must be given"),
-        ({"dataset": "mnits"}, RULE.format("dataset", "mnits", "Input should be 'digits' or 'mnist'")),
+        ({"dataset": "mnits"}, RULE.format("dataset", "mnits", DATASETS)),
         ({"levels": "a-f"}, f"levels 'a-f' is not a mix of {MIX}"),
         ({"levels": ""}, f"levels '' is not a mix of {MIX}"),
         ({"levels": "e-a"}, f"levels 'e-a' repeats a level or is out of order; allowed are {MIX}"),
@@ -282,12 +571,65 @@ RULE = "parameter {!r} has the value {!r}, which is not allowed: {}"
         ),
         ({"milestones": [5, 5]}, "milestones [5, 5] is not allowed; give rounds from 1 on, ascending"),
         ({"milestones": [0, 5]}, "milestones [0, 5] is not allowed; give rounds from 1 on, ascending"),
+        ({"partition": "non-iid-0"}, UNKNOWN_PARTITION.format("non-iid-0")),
+        ({"partition": "dirichlet"}, UNKNOWN_PARTITION.format("dirichlet")),
+        ({"partition": "dirichlet-x"}, UNKNOWN_PARTITION.format("dirichlet-x")),
+        ({"partition": "dirichlet-0"}, ALPHA.format("dirichlet-0", "0")),
+        ({"partition": "dirichlet-0.0"}, ALPHA.format("dirichlet-0.0", "0.0")),
+        ({"partition": "dirichlet-inf"}, ALPHA.format("dirichlet-inf", "inf")),
+        ({"partition": "dirichlet-nan"}, ALPHA.format("dirichlet-nan", "nan")),
+        pytest.param(*({"partition": "dirichlet--1"}, ALPHA.format("dirichlet--1", "-1"))),
         (
-            {"partition": "non-iid-0"},
-            (
-                "partition 'non-iid-0' is unknown; allowed are iid, and non-iid-k for at most k labels a "
-                "client, such as non-iid-2"
-            ),
+            {"arch": "transformer"},
+            "arch 'transformer' is not for dataset 'mnist'; allowed there: cnn, preresnet18, mlp",
+        ),
+        (
+            {"dataset": "wikitext2", "arch": "mlp"},
+            "arch 'mlp' is not for dataset 'wikitext2'; allowed there: transformer",
+        ),
+        ({"arch": "mlp", "norm": "sbn"}, "norm 'sbn' is not possible with arch 'mlp'; allowed is none"),
+        (
+            {"dataset": "wikitext2", "norm": "sbn"},
+            "norm 'sbn' is not possible with arch 'transformer'; allowed is ln",
+        ),
+        ({"blocks": [1, 1, 1, 2]}, "blocks [1, 1, 1, 2] is for arch preresnet18 only, not for cnn"),
+        (
+            {"method": "fedavg"},
+            "levels 'a-e' is a mix, but method fedavg allows one level only",
+        ),
+        (
+            {"method": "standalone"},
+            "levels 'a-e' is a mix, but method standalone allows one level only",
+        ),
+        (
+            {"method": "lg-fedavg"},
+            "levels 'a-e' is a mix, but method lg-fedavg allows one level only",
+        ),
+        (
+            {"dataset": "wikitext2", "levels": "a", "method": "standalone"},
+            TEXT.format("iid", "standalone"),
+        ),
+        (
+            {"dataset": "wikitext2", "levels": "a", "method": "lg-fedavg"},
+            TEXT.format("iid", "lg-fedavg"),
+        ),
+        (
+            {"dataset": "wikitext2", "partition": "non-iid-2", "protocol": "smoke"},
+            TEXT.format("non-iid-2", "heterofl"),
+        ),
+        pytest.param(
+            *({"dataset": "wikitext2", "partition": "non-iid-2"}, TEXT.format("non-iid-2", "heterofl"))
+        ),
+        pytest.param(
+            {"dataset": "wikitext2", "partition": "non-iid-2", "protocol": "short"},
+            TEXT.format("non-iid-2", "heterofl"),
+        ),
+        pytest.param(*({"arch": ["cnn"]}, RULE.format("arch", ["cnn"], ARCHITECTURES))),
+        ({"arch": "vgg"}, RULE.format("arch", "vgg", ARCHITECTURES)),
+        ({"shared_layers": 0}, RULE.format("shared_layers", 0, "Input should be greater than or equal to 1")),
+        (
+            {"selection": "dynamic"},
+            RULE.format("selection", "dynamic", "Input should be 'static', 'random' or 'rolling'"),
         ),
         (
             {"protocol": "long"},

@@ -4,10 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from heterofl_core.data import load_data
+from heterofl_core.data import load_images
 from heterofl_core.errors import InputError
 from heterofl_core.partition import Partition, draw_labels, make_partition
 
@@ -56,9 +56,9 @@ def test_non_iid_gives_every_example_to_one_client_with_few_labels(
         assert set(test[own]) <= set(np.flatnonzero(held))
 
 
-@pytest.mark.parametrize("kind", ["iid", "non-iid-2"])
+@pytest.mark.parametrize("kind", ["iid", "non-iid-1", "non-iid-2", "dirichlet-1"])
 def test_held_labels_are_those_in_a_clients_training_data(kind: str) -> None:
-    data = load_data("digits")
+    data = load_images("digits")
     result = make_partition(kind, data.train_labels, data.test_labels, 100, np.random.default_rng(0))
     for held, own in zip(result.held, result.train, strict=True):
         assert set(np.flatnonzero(held)) == set(data.train_labels[own])
@@ -81,8 +81,80 @@ def test_non_iid_2_gives_each_client_two_of_the_20_shards_of_each_label() -> Non
     assert drawn.sum(axis=1).tolist() == [2] * 100
 
 
+@pytest.mark.parametrize("labels_per_client", [1, 3])
+def test_non_iid_k_gives_each_client_k_shards_of_equal_size(labels_per_client: int) -> None:
+    """With 100 clients each label is cut into 10·k shards: of 20 training examples, or of 6 or 7."""
+    result = partition(f"non-iid-{labels_per_client}")
+    assert_every_example_has_one_owner(result.train, len(TRAIN))
+    assert_every_example_has_one_owner(result.test, len(TEST))
+    assert set(result.held.sum(axis=1)) == set(range(1, labels_per_client + 1))
+    size = 200 / (10 * labels_per_client)
+    shards = np.rint(result.label_counts(TRAIN) / size).astype(int)
+    assert np.abs(result.label_counts(TRAIN) - shards * size).max() < 2
+    assert shards.sum(axis=1).tolist() == [labels_per_client] * 100
+    assert shards.sum(axis=0).tolist() == [10 * labels_per_client] * 10
+    for held, own in zip(result.held, result.test, strict=True):
+        assert set(TEST[own]) <= set(np.flatnonzero(held))
+
+
+# Dirichlet
+
+
+@settings(deadline=None)
+@given(st.sampled_from([0.2, 1.0, 30.0]), st.integers(1, 6), st.integers(0, 999))
+def test_dirichlet_gives_every_example_to_one_client(alpha: float, num_clients: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    train, test = rng.integers(0, 4, 150), rng.integers(0, 4, 40)
+    try:
+        result = make_partition(f"dirichlet-{alpha}", train, test, num_clients, rng)
+    except InputError:  # a client without training examples
+        reject()
+    assert len(result.train) == len(result.test) == num_clients
+    assert_every_example_has_one_owner(result.train, len(train))
+    assert_every_example_has_one_owner(result.test, len(test))
+    for held, own in zip(result.held, result.train, strict=True):
+        assert set(np.flatnonzero(held)) == set(train[own])
+
+
+def test_a_large_alpha_shares_every_label_almost_evenly() -> None:
+    """Two hundred examples of each label over four clients."""
+    counts = partition("dirichlet-1000000", num_clients=4).label_counts(TRAIN)
+    assert np.abs(counts - 50).max() <= 1
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 10.0])
+def test_shares_are_as_uneven_as_alpha_says(alpha: float) -> None:
+    """With n clients the mean sum of squared shares of a label is (α + 1) / (nα + 1)."""
+    num_clients, num_labels = 5, 400
+    labels = np.repeat(np.arange(num_labels), 200)
+    result = make_partition(
+        f"dirichlet-{alpha}", labels, labels, num_clients, np.random.default_rng(0)
+    ).label_counts(labels)
+    squares = ((result / 200) ** 2).sum(axis=0)
+    expected = (alpha + 1) / (num_clients * alpha + 1)
+    assert abs(squares.mean() - expected) < 4 * squares.std() / np.sqrt(num_labels) + 0.005
+    assert squares.std() / np.sqrt(num_labels) < 0.02  # so the bound tells the three apart
+
+
+def test_test_examples_follow_the_shares_of_the_training_examples() -> None:
+    """To the nearest example: both halves cut each label at the same shares."""
+    result = partition("dirichlet-0.5", num_clients=5)
+    train, test = (
+        np.stack([np.bincount(labels[own], minlength=10) for own in half])
+        for half, labels in ((result.train, TRAIN), (result.test, TEST))
+    )
+    assert np.abs(train / 200 - test / 50).max() <= 1 / 200 + 1 / 50
+    assert train.std() > 20  # so the shares are uneven
+
+
+def test_a_client_whom_dirichlet_leaves_without_training_examples_is_refused() -> None:
+    sentence = r"partition dirichlet-0.001 leaves client \d+ of num_clients 30 without training examples"
+    with pytest.raises(InputError, match=sentence):
+        partition("dirichlet-0.001", num_clients=30)
+
+
 def test_test_labels_are_among_those_held() -> None:
-    data = load_data("digits")
+    data = load_images("digits")
     result = make_partition("non-iid-2", data.train_labels, data.test_labels, 100, np.random.default_rng(0))
     for held, own in zip(result.held, result.test, strict=True):
         assert set(data.test_labels[own]) <= set(np.flatnonzero(held))
@@ -106,7 +178,7 @@ def test_label_counts_are_training_examples_of_each_client_and_label() -> None:
     assert result.label_counts(labels).tolist() == [[1, 1, 0], [0, 1, 1]]
 
 
-@pytest.mark.parametrize("kind", ["iid", "non-iid-2"])
+@pytest.mark.parametrize("kind", ["iid", "non-iid-2", "dirichlet-2"])
 def test_the_partition_depends_on_the_seed(kind: str) -> None:
     def owners(seed: int) -> list[list[int]]:
         result = partition(kind, seed=seed)

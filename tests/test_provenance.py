@@ -39,6 +39,13 @@ def test_every_module_that_a_run_uses_is_hashed_unless_it_cannot_change_a_result
     assert used >= NO_RESULT, "the exceptions name a module that a run no longer uses"
 
 
+def test_every_architecture_task_and_data_set_is_hashed() -> None:
+    assert {"cnn", "preresnet", "transformer", "mlp"} < set(RESULT_MODULES)
+    assert {"classification", "language", "tasks", "examples", "data", "text"} < set(RESULT_MODULES)
+    assert sorted(set(RESULT_MODULES)) == list(RESULT_MODULES)  # each once, easy to find
+    assert not set(RESULT_MODULES) & NO_RESULT
+
+
 FUNCTION = '''
 def half(x, *, places=2):
     """Half of x."""

@@ -9,6 +9,7 @@ import pytest
 
 from heterofl_core.errors import InputError
 from heterofl_core.records import (
+    METRICS,
     all_records,
     collect,
     metrics,
@@ -53,6 +54,47 @@ def test_metrics_are_those_of_the_last_round_and_of_the_first_best_one() -> None
         "best_local_accuracy_round": 15,
     }
     assert json.dumps(metrics(CURVE))  # plain numbers, none of NumPy's
+
+
+def test_the_best_perplexity_is_the_first_smallest_one() -> None:
+    curve = pd.DataFrame(
+        {
+            "round": [1, 2, 3, 4],
+            "perplexity": [9.0, 3.5, 3.5, 4.0],
+            "masked_perplexity": [900.0, 800.0, 700.0, 600.0],
+            "visible_perplexity": [1.5, 2.0, 2.5, 3.0],
+        }
+    )
+    assert metrics(curve) == {  # and no accuracies
+        "final_perplexity": 4.0,
+        "best_perplexity": 3.5,
+        "best_perplexity_round": 2,
+        "final_masked_perplexity": 600.0,
+        "best_masked_perplexity": 600.0,
+        "best_masked_perplexity_round": 4,
+        "final_visible_perplexity": 3.0,
+        "best_visible_perplexity": 1.5,
+        "best_visible_perplexity_round": 1,
+    }
+
+
+def test_more_accuracy_and_less_perplexity_are_better() -> None:
+    assert {name: metric.sign for name, metric in METRICS.items()} == {
+        "global_accuracy": +1,
+        "local_accuracy": +1,
+        "perplexity": -1,
+        "masked_perplexity": -1,
+        "visible_perplexity": -1,
+    }
+    for name, metric in METRICS.items():
+        assert metric.axis == ("perplexity" if "perplexity" in name else "accuracy (%)")
+
+
+def test_runs_on_images_and_on_text_stand_in_one_table() -> None:
+    on_text = a_record("text", metrics={"best_perplexity": 3.5})
+    table = results_table([a_record("images"), on_text]).set_index("run_id")
+    assert table["best_perplexity"].isna().to_dict() == {"images": True, "text": False}
+    assert table["best_global_accuracy"].isna().to_dict() == {"images": False, "text": True}
 
 
 def test_a_run_that_was_written_is_read_back(outputs: Path) -> None:

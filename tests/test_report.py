@@ -24,13 +24,17 @@ CORE = Path(report.__file__).parent
 def a_run(seconds: float = 1.0, **settings: Any) -> dict[str, Any]:
     """A row of `results`, of a run with Table 4's schedule unless settings say otherwise."""
     params = run_params(**{"dataset": "mnist", "levels": "a-e", **settings})
-    return {
-        "run_id": params.run_id,
-        **params.model_dump(mode="json"),
+    metrics = {
         "best_global_accuracy": 99.0,
         "final_global_accuracy": 98.5,
         "best_local_accuracy": 99.256,
         "final_local_accuracy": 97.0,
+    }
+    perplexities = {"best_perplexity": 3.25, "final_perplexity": 3.5, "best_masked_perplexity": 1500.0}
+    return {
+        "run_id": params.run_id,
+        **params.model_dump(mode="json"),
+        **(perplexities if params.dataset == "wikitext2" else metrics),
         "seconds": seconds,
         "code_hash": code_hash(),
         "git_dirty": False,
@@ -63,21 +67,27 @@ def test_the_core_never_imports_the_book() -> None:
 # Beside the paper
 
 
-def test_the_papers_accuracies_are_those_of_34_models_on_two_data_sets_in_three_columns() -> None:
-    accuracies = report.paper_accuracies()
-    assert list(accuracies) == ["dataset", "partition", "levels", "metric", "paper"]
-    assert len(accuracies) == 2 * (31 + 3) * 3
-    sizes = accuracies.groupby(["dataset", "partition", "metric"]).size().to_dict()
+def test_the_papers_results_are_those_of_tables_5_to_7() -> None:
+    paper = report.paper_results()
+    assert list(paper) == ["dataset", "partition", "row", "metric", "paper"]
+    sizes = paper.groupby(["dataset", "partition", "metric"]).size().to_dict()
     assert sizes == {
-        (dataset, *cell): 34
-        for dataset in ("mnist", "cifar10")
-        for cell in (
-            ("iid", "global_accuracy"),
-            ("non-iid-2", "global_accuracy"),
-            ("non-iid-2", "local_accuracy"),
-        )
+        **{
+            (dataset, *cell): 31 + 3  # mixes and baselines
+            for dataset in ("mnist", "cifar10")
+            for cell in (
+                ("iid", "global_accuracy"),
+                ("non-iid-2", "global_accuracy"),
+                ("non-iid-2", "local_accuracy"),
+            )
+        },
+        ("wikitext2", "iid", "perplexity"): 31,
     }
-    assert {str(mix) for mix in all_mixes()} < set(accuracies["levels"])
+    mixes, baselines = {str(mix) for mix in all_mixes()}, {"Standalone", "FedAvg", "LG-FedAvg"}
+    for dataset, models in paper.groupby("dataset")["row"]:
+        assert set(models) == (mixes if dataset == "wikitext2" else mixes | baselines)
+    assert paper["paper"].notna().all()
+    assert not paper.duplicated(["dataset", "partition", "row", "metric"]).any()
 
 
 def test_a_run_with_the_papers_settings_stands_beside_its_cell() -> None:
@@ -98,6 +108,133 @@ def test_a_non_iid_run_has_a_row_for_each_of_the_papers_two_columns() -> None:
     assert table["best"].to_dict() == {"global_accuracy": 99.0, "local_accuracy": 99.256}
 
 
+@pytest.mark.parametrize("levels", ["a", "a-b-c-d-e", "e"])
+def test_a_run_on_text_stands_beside_its_perplexity(levels: str) -> None:
+    table = report.beside_paper(pd.DataFrame([a_run(), a_run(dataset="wikitext2", levels=levels)]))
+    paper = printed("table7_wikitext2.csv", levels, "iid_global_perplexity")
+    assert table["metric"].tolist() == ["global_accuracy", "perplexity"]
+    row = table.iloc[1]
+    assert (row["dataset"], row["levels"], row["variation"]) == ("wikitext2", levels, "")
+    assert (row["paper"], row["best"], row["final"]) == (paper, 3.25, 3.5)
+    assert row["difference"] == pytest.approx(3.25 - paper, abs=1e-12)
+
+
+@pytest.mark.parametrize("partition", ["iid", "non-iid-2"])
+def test_a_run_on_cifar10_stands_beside_table_6(partition: str) -> None:
+    run = a_run(dataset="cifar10", levels="a-e", partition=partition)
+    table = report.beside_paper(pd.DataFrame([run])).set_index("metric")
+    name = partition.replace("-iid-2", "iid")
+    expected = {"global_accuracy": printed("table6_cifar10.csv", "a-e", f"{name}_global_accuracy")}
+    if name == "noniid":
+        expected["local_accuracy"] = printed("table6_cifar10.csv", "a-e", "noniid_local_accuracy")
+    assert table["paper"].to_dict() == expected
+
+
+PAPERS: list[dict[str, Any]] = [
+    {"dataset": "mnist"},
+    {"dataset": "mnist", "levels": "e", "partition": "non-iid-2"},
+    {"dataset": "cifar10"},
+    {"dataset": "cifar10", "levels": "a"},
+    {"dataset": "wikitext2"},
+    {"dataset": "wikitext2", "levels": "b"},
+    {"dataset": "mnist", "protocol": "short", "seed": 3},
+]
+MLP: dict[str, Any] = {"arch": "mlp", "levels": "a"}
+OTHERS: list[Any] = [
+    ({"dataset": "mnist", "arch": "mlp"}, "arch mlp, norm none"),
+    ({"dataset": "mnist", "arch": "preresnet18"}, "arch preresnet18"),
+    ({"dataset": "mnist", "norm": "bn"}, "norm bn"),
+    ({"dataset": "mnist", "norm": "none", "scaler": False}, "norm none, scaler False"),
+    ({"dataset": "mnist", "levels": "a", "method": "fedavg"}, "fedavg, cnn"),
+    ({"dataset": "wikitext2", "levels": "a", "method": "fedavg"}, "fedavg, transformer"),
+    ({"dataset": "mnist", "selection": "rolling"}, "selection rolling"),
+    ({"dataset": "mnist", "label_restricted": False}, "label_restricted False"),
+    ({"dataset": "cifar10", "arch": "cnn"}, "arch cnn"),
+    ({"dataset": "cifar10", "norm": "gn"}, "norm gn"),
+    ({"dataset": "cifar10", "blocks": [2, 2, 2, 2]}, "blocks [2, 2, 2, 2]"),
+    ({"dataset": "cifar10", "augmented_statistics": False}, "augmented_statistics False"),
+    pytest.param(*({"dataset": "cifar10", "augmented": False}, "augmented False")),
+    pytest.param(*({"dataset": "mnist", "augmented": True}, "augmented True")),
+    ({"dataset": "wikitext2", "masked_loss": "none"}, "masked_loss none"),
+    ({"dataset": "wikitext2", "label_restricted": False}, "label_restricted False"),
+]
+
+
+@pytest.mark.parametrize("settings", PAPERS, ids=str)
+def test_the_papers_setting_is_known_for_each_data_set(settings: dict[str, Any]) -> None:
+    run = a_run(**settings)
+    assert report.variation(run) == ""
+    assert report.paper_row(run) == run["levels"]
+
+
+@pytest.mark.parametrize(("settings", "changed"), OTHERS, ids=str)
+def test_any_other_setting_is_named_and_has_no_row_in_the_paper(
+    settings: dict[str, Any], changed: str
+) -> None:
+    both = report.each_run(pd.DataFrame([a_run(), a_run(**settings)]))  # a column may lack values
+    _, run = both
+    assert report.variation(run) == changed
+    assert report.paper_row(run) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_clients": 50},
+        {"participation": 0.2},
+        {"assignment": "fix"},
+        {"assignment": "uniform"},
+        {"trace": "a" * 50 + "e" * 50},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10", "wikitext2"])
+def test_other_clients_or_levels_change_no_method_but_have_no_row(
+    dataset: str, settings: dict[str, Any]
+) -> None:
+    run = a_run(dataset=dataset, **settings)
+    assert report.variation(run) == ""
+    assert report.paper_row(run) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("standalone", "Standalone"), ("fedavg", "FedAvg"), ("lg-fedavg", "LG-FedAvg")]
+)
+@pytest.mark.parametrize(("dataset", "file"), list(report.PAPER_TABLES.items())[:2])
+def test_a_baseline_stands_beside_its_own_row(method: str, name: str, dataset: str, file: str) -> None:
+    run = a_run(dataset=dataset, method=method, partition="non-iid-2", **MLP)
+    assert report.variation(run) == f"{method}, mlp"
+    table = report.beside_paper(pd.DataFrame([run])).set_index("metric")
+    assert table["paper"].to_dict() == {
+        "global_accuracy": printed(file, name, "noniid_global_accuracy"),
+        "local_accuracy": printed(file, name, "noniid_local_accuracy"),
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**MLP, "arch": "cnn", "method": "fedavg"},
+        {**MLP, "method": "standalone", "num_clients": 50},
+        pytest.param({**MLP, "method": "fedavg", "levels": "e"}),
+        pytest.param({**MLP, "method": "fedavg", "masked_loss": "zero"}),
+    ],
+    ids=str,
+)
+def test_another_baseline_has_no_row(settings: dict[str, Any]) -> None:
+    assert report.paper_row(a_run(**settings)) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"masked_loss": "zero"}, {"scaler": True}, {"label_restricted": True}, {"shared_layers": 1}],
+    ids=str,
+)
+def test_baselines_with_other_switches_are_told_apart(settings: dict[str, Any]) -> None:
+    run = a_run(method="lg-fedavg", **MLP, **settings)
+    assert report.variation(run) != report.variation(a_run(method="lg-fedavg", **MLP))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -109,6 +246,10 @@ def test_a_non_iid_run_has_a_row_for_each_of_the_papers_two_columns() -> None:
         {"participation": 0.2},
         {"levels": "a3-e7"},
         {"dataset": "digits"},
+        {"levels": "a", "method": "fedavg"},
+        {"selection": "random"},
+        {"label_restricted": False},
+        {"arch": "mlp"},
     ],
     ids=str,
 )
@@ -124,19 +265,33 @@ def test_another_schedule_or_seed_is_compared_all_the_same(settings: dict[str, A
     assert row["paper"] == printed("table5_mnist.csv", row["levels"], "iid_global_accuracy")
 
 
-def test_a_partition_that_the_paper_leaves_out_has_no_row() -> None:
-    runs = pd.DataFrame([a_run(partition="non-iid-1"), a_run()])
-    assert report.beside_paper(runs)["partition"].tolist() == ["iid"]
+@pytest.mark.parametrize("partition", ["non-iid-1", "dirichlet-0.5"])
+def test_a_partition_that_the_paper_leaves_out_has_all_metrics_and_no_cell(partition: str) -> None:
+    table = report.beside_paper(pd.DataFrame([a_run(partition=partition)])).set_index("metric")
+    assert table["best"].to_dict() == {"global_accuracy": 99.0, "local_accuracy": 99.256}
+    assert table[["paper", "difference"]].isna().all(axis=None)
 
 
-def test_mnist_comes_before_digits_and_seeds_ascend() -> None:
-    runs = [a_run(dataset="digits"), a_run(seed=1), a_run(levels="e"), a_run()]
-    table = report.beside_paper(pd.DataFrame(runs))
-    assert list(zip(table["dataset"], table["levels"], table["seed"], strict=True)) == [
-        ("mnist", "a-e", 0),
-        ("mnist", "a-e", 1),
-        ("mnist", "e", 0),
-        ("digits", "a-e", 0),
+def test_runs_are_in_order_of_data_partition_variation_levels_and_seed() -> None:
+    settings: list[dict[str, Any]] = [
+        {"dataset": "wikitext2"},
+        {"partition": "non-iid-1"},
+        {"seed": 1},
+        {"norm": "bn"},
+        {"levels": "e"},
+        {},
+        {"dataset": "digits"},
+    ]
+    table = report.beside_paper(pd.DataFrame([a_run(**one) for one in settings]))
+    names = ["dataset", "partition", "variation", "levels", "seed"]
+    assert list(table[names].drop_duplicates().itertuples(index=False, name=None)) == [
+        ("digits", "iid", "", "a-e", 0),
+        ("mnist", "iid", "", "a-e", 0),
+        ("mnist", "iid", "", "a-e", 1),
+        ("mnist", "iid", "", "e", 0),
+        ("mnist", "iid", "norm bn", "a-e", 0),
+        ("mnist", "non-iid-1", "", "a-e", 0),
+        ("wikitext2", "iid", "", "a-e", 0),
     ]
 
 
@@ -168,11 +323,33 @@ def test_the_table_of_runs_has_two_decimals_and_a_sign_on_differences() -> None:
     assert re.findall(r"<th .*?>(.*?)</th>", html) == list(report.COLUMNS.values())
     width = len(report.COLUMNS)
     iid, _, local = (cells(html)[start : start + width] for start in range(0, 3 * width, width))
-    assert iid[5:] == ["Global", "–", "99.00", "98.50", "–", "current"]
+    assert iid[:5] == ["mnist", "iid", "a-e, dynamic", "norm bn", "paper, 200 rounds"]
+    assert iid[6:] == ["Global accuracy", "–", "99.00", "98.50", "–", "current"]
     assert local == [
-        *("mnist", "non-iid-2", "a-e, dynamic", "paper, 400 rounds", "0", "Local"),
+        *("mnist", "non-iid-2", "a-e, dynamic", "", "paper, 400 rounds", "0", "Local accuracy"),
         *(f"{paper:.2f}", "99.26", "97.00", f"{99.256 - paper:+.2f}", "current"),
     ]
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_perplexity_has_its_line_in_the_table_of_runs() -> None:
+    html = report.table_of_runs(pd.DataFrame([a_run(dataset="wikitext2"), a_run()])).to_html()
+    paper = printed("table7_wikitext2.csv", "a-e", "iid_global_perplexity")
+    assert cells(html)[len(report.COLUMNS) :] == [
+        *("wikitext2", "iid", "a-e, dynamic", "", "paper, 100 rounds", "0", "Perplexity"),
+        *(f"{paper:.2f}", "3.25", "3.50", f"{3.25 - paper:+.2f}", "current"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method": "fedavg"}, {"selection": "rolling"}, {"arch": "mlp"}, {"norm": "bn"}], ids=str
+)
+@pytest.mark.usefixtures("outputs")
+def test_the_table_of_runs_tells_runs_apart(settings: dict[str, Any]) -> None:
+    width = len(report.COLUMNS)
+    html = report.table_of_runs(pd.DataFrame([a_run(levels="a"), a_run(levels="a", **settings)])).to_html()
+    described = {tuple(cells(html)[start : start + 7]) for start in (0, width)}  # what stands before numbers
+    assert len(described) == 2
 
 
 @pytest.mark.usefixtures("outputs")
@@ -210,6 +387,10 @@ def test_without_runs_there_are_no_curves() -> None:
 
 def test_schedules_are_what_runs_get() -> None:
     schedules = report.schedules()
+    assert list(schedules) == [
+        *("mnist, iid", "mnist, non-iid-2", "cifar10, iid", "cifar10, non-iid-2", "wikitext2, iid"),
+        *("digits, iid", "digits, non-iid-2"),
+    ]
     for column in schedules:
         dataset, _, partition = str(column).partition(", ")
         params = run_params(dataset=dataset, levels="e", partition=partition).model_dump(mode="json")
@@ -220,6 +401,17 @@ def test_a_page_is_titled_by_its_run() -> None:
     params = run_params(dataset="mnist", levels="a-e", partition="non-iid-2", protocol="short", seed=3)
     title = "MNIST, non-IID-2, levels a-e (dynamic), 40 rounds, seed 3"
     assert report.title_of(params.model_dump(mode="json")) == title
+    params = run_params(dataset="wikitext2", levels="b")
+    assert report.title_of(params.model_dump(mode="json")) == "WikiText2, IID, levels b (fix), 100 rounds"
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [({"method": "fedavg", "arch": "mlp"}, "fedavg, mlp"), ({"norm": "bn"}, "norm bn")],
+)
+def test_a_page_is_titled_by_what_its_run_changes(settings: dict[str, Any], changed: str) -> None:
+    params = run_params(dataset="mnist", levels="a", **settings).model_dump(mode="json")
+    assert report.title_of(params) == f"MNIST, IID, levels a (fix), {changed}, 200 rounds"
 
 
 def test_settings_are_listed_one_by_one() -> None:
@@ -229,7 +421,7 @@ def test_settings_are_listed_one_by_one() -> None:
     assert (table["rounds"], table["milestones"], table["scaler"]) == ("200", "[100]", "True")
 
 
-def test_accuracies_of_a_run_tell_the_best_and_the_last() -> None:
+def test_metrics_of_a_run_tell_the_best_and_the_last() -> None:
     metrics = {
         "best_global_accuracy": 99.0,
         "best_global_accuracy_round": 7,
@@ -238,8 +430,22 @@ def test_accuracies_of_a_run_tell_the_best_and_the_last() -> None:
         "best_local_accuracy_round": 9,
         "final_local_accuracy": 97.0,
     }
-    table = report.accuracies_of({"metrics": metrics})
+    table = report.metrics_of({"metrics": metrics})
     assert table.to_dict(orient="index") == {
-        "Global accuracy": {"best (%)": "99.00", "in round": 7, "final (%)": "98.46"},
-        "Local accuracy": {"best (%)": "100.00", "in round": 9, "final (%)": "97.00"},
+        "Global accuracy": {"best": "99.00", "in round": 7, "final": "98.46"},
+        "Local accuracy": {"best": "100.00", "in round": 9, "final": "97.00"},
     }
+
+
+def test_metrics_of_a_run_on_text_have_no_accuracies() -> None:
+    metrics: dict[str, float] = {}
+    for value, name in enumerate(("perplexity", "masked_perplexity", "visible_perplexity"), 1):
+        metrics |= {f"best_{name}": value, f"best_{name}_round": 5 * value, f"final_{name}": value + 0.255}
+    table = report.metrics_of({"metrics": metrics})
+    assert table["best"].to_dict() == {
+        "Perplexity": "1.00",
+        "Perplexity of masked tokens": "2.00",
+        "Perplexity of visible tokens": "3.00",
+    }
+    assert table["in round"].tolist() == [5, 10, 15]
+    assert table["final"].tolist() == ["1.25", "2.25", "3.25"]

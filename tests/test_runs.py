@@ -1,16 +1,17 @@
 """A run gives the same result however it is executed, and leaves a whole record or none."""
 
 import json
+import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from heterofl_core import runs
-from heterofl_core.clients import one_thread
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import RunParams, run_params, split_settings
@@ -50,13 +51,6 @@ def assert_identical(one: Result, other: Result) -> None:
     pd.testing.assert_frame_equal(one[1], other[1], check_exact=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def a_busy_machine() -> Iterator[None]:
-    """Evaluates on one thread, as the clients train: many threads wait for each other beside other work."""
-    with one_thread():
-        yield
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs folder of `finished`, which no test changes."""
@@ -82,8 +76,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A function that runs until Ctrl-C is pressed in the given call of `run_round` or `evaluate`."""
 
     def run(where: str, call: int, **changes: Any) -> None:
-        owner: Any = Federation if where == "run_round" else runs
-        original, calls = getattr(owner, where), iter(range(1, 100))
+        original, calls = getattr(Federation, where), iter(range(1, 100))
 
         def counted(*arguments: Any) -> Any:
             if next(calls) == call:
@@ -91,7 +84,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return original(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(owner, where, counted)
+            patch.setattr(Federation, where, counted)
             with pytest.raises(KeyboardInterrupt):
                 train(**changes)
 
@@ -174,6 +167,136 @@ def test_another_seed_gives_another_result(finished: Result, seed: int, agrees: 
     assert (rounds["train_loss"].iloc[0] == finished[1]["train_loss"].iloc[0]) == agrees
 
 
+# Every method, architecture and way to share
+
+FEW: dict[str, Any] = {
+    **TINY,
+    "num_clients": 10,
+    "participation": 0.2,
+    "rounds": 2,
+    "milestones": [],
+    "eval_every": 1,
+}
+MLP: dict[str, Any] = {"arch": "mlp", "levels": "e"}
+RUNS: dict[str, dict[str, Any]] = {
+    "standalone": {**MLP, "method": "standalone", "partition": "non-iid-2"},
+    "lg-fedavg": {**MLP, "method": "lg-fedavg", "partition": "non-iid-2"},
+    "fedavg": {**MLP, "method": "fedavg"},
+    "a mix of mlps": {"arch": "mlp"},
+    "preresnet18": {"arch": "preresnet18", "levels": "e"},
+    "rolling": {"selection": "rolling"},
+    "random": {"selection": "random"},
+    "dirichlet": {"partition": "dirichlet-0.5"},
+    "uniform": {"assignment": "uniform"},
+    "trace": {"trace": "".join(random.Random(0).choices("de", k=100)), "num_clients": 100},
+    "augmented": {"augmented": True, "augmented_statistics": True},
+    "gn": {"norm": "gn"},
+}
+
+
+@pytest.mark.usefixtures("outputs")
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_every_kind_goes_from_end_to_end(name: str) -> None:
+    record = train(**{**FEW, **RUNS[name]})
+    params = RunParams.model_validate(record["params"])
+    assert params.model_dump(include=set(RUNS[name])) == RUNS[name]
+    assert (params.run_id, params.local_epochs, record["rounds_done"]) == (record["run_id"], 1, 2)
+    rounds = read_rounds(record["run_id"])
+    assert rounds["round"].tolist() == [1, 2]
+    assert rounds["global_accuracy"].between(0, 100).all()
+    assert rounds["local_accuracy"].between(0, 100).all()
+    assert np.isfinite(rounds["train_loss"]).all()
+    assert not checkpoint_path(record["run_id"]).exists()
+
+
+def test_a_trace_gives_each_client_its_level_in_every_round() -> None:
+    params = run_params(**{**FEW, **RUNS["trace"]})
+    federation = Federation(params)
+    for number in (1, 2):
+        assert [federation.level(number, client) for client in range(100)] == list(RUNS["trace"]["trace"])
+
+
+MLP_LAYERS = [256 * 32 + 32, 32 * 16 + 16, 16 * 16 + 16, 16 * 8 + 8, 8 * 10 + 10]  # at level e
+
+
+@pytest.mark.usefixtures("outputs")
+@pytest.mark.parametrize(
+    ("method", "shared_layers", "sent"),
+    [
+        ("fedavg", 3, sum(MLP_LAYERS)),
+        ("lg-fedavg", 3, sum(MLP_LAYERS[2:])),
+        ("lg-fedavg", 1, MLP_LAYERS[4]),
+        ("lg-fedavg", 9, sum(MLP_LAYERS)),
+        ("standalone", 3, 0),
+    ],
+)
+def test_only_what_is_shared_is_sent(method: str, shared_layers: int, sent: int) -> None:
+    record = train(**FEW | MLP | {"method": method, "shared_layers": shared_layers})
+    rounds = read_rounds(record["run_id"])
+    clients = 2
+    assert (rounds["down_mb"] * 2**20).tolist() == pytest.approx([4 * clients * sent, 8 * clients * sent])
+    assert rounds["up_mb"].tolist() == rounds["down_mb"].tolist()
+
+
+@pytest.mark.usefixtures("outputs")
+@pytest.mark.parametrize("name", ["lg-fedavg", "augmented"])
+def test_two_workers_train_and_evaluate_every_kind_to_the_same_bits(name: str) -> None:
+    one, two = (result(train(**{**FEW, **RUNS[name]}, workers=n, force=True)) for n in (1, 2))
+    assert_identical(one, two)
+
+
+# Text
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A data folder with a little text of 50 words, and settings of a run on it."""
+    folder = tmp_path / "data" / "wikitext2"
+    folder.mkdir(parents=True)
+    for half, lines in (("train", 90), ("test", 70)):
+        words = random.Random(half).choices([f"w{number}" for number in range(50)], k=10 * lines)
+        table = pd.DataFrame({"text": [" ".join(words[start::lines]) for start in range(lines)]})
+        table.to_parquet(folder / f"{half}-00000-of-00001.parquet")
+    monkeypatch.setenv("HETEROFL_DATA", str(folder.parent))
+    few = {"num_clients": 6, "batch_size": 12, "participation": 0.5, "rounds": 2, "milestones": []}
+    return {"dataset": "wikitext2", "levels": "d-e", "eval_every": 1, **few}
+
+
+def train_text(workers: int = 1, **settings: Any) -> dict[str, Any]:
+    """The record of a run on text."""
+    params, execution = split_settings({**settings, "workers": workers, "force": True})
+    return runs.execute(Federation(params), execution)
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_run_on_text_is_judged_by_perplexities_only(text: dict[str, Any]) -> None:
+    record = train_text(**text)
+    names = {"perplexity", "masked_perplexity", "visible_perplexity"}
+    assert set(record["metrics"]) == {
+        *(f"final_{name}" for name in names),
+        *(f"best_{name}" for name in names),
+        *(f"best_{name}_round" for name in names),
+    }
+    rounds = read_rounds(record["run_id"])
+    assert not [column for column in rounds if "accuracy" in str(column)]
+    assert (rounds[sorted(names)] > 1).all(axis=None)
+    assert record["metrics"]["best_perplexity"] == pytest.approx(rounds["perplexity"].min(), rel=1e-9)
+
+
+@pytest.mark.usefixtures("outputs")
+def test_two_workers_give_the_same_bits_on_text(text: dict[str, Any]) -> None:
+    assert_identical(*(result(train_text(workers, **text)) for workers in (1, 2)))
+
+
+@pytest.mark.usefixtures("outputs")
+def test_fedavg_on_text_sends_every_word(text: dict[str, Any]) -> None:
+    record = train_text(**text | {"levels": "e", "method": "fedavg"})
+    rounds = read_rounds(record["run_id"])
+    assert rounds["up_mb"].tolist() == rounds["down_mb"].tolist()
+    sent = 3 * record["cost"]["parameters"] * 4 / 2**20  # three clients a round
+    assert rounds["down_mb"].tolist() == pytest.approx([sent, 2 * sent])
+
+
 # Interruptions
 
 
@@ -206,6 +329,15 @@ def test_running_estimates_of_batch_norm_survive_an_interruption(interrupted: Ca
     changes = {"norm": "bn", "levels": "e", "rounds": 3, "milestones": []}
     expected = result(train(**changes))
     interrupted("run_round", 3, **changes, force=True)
+    assert_identical(result(train(**changes, force=True)), expected)
+
+
+@pytest.mark.usefixtures("outputs")
+@pytest.mark.parametrize("name", ["standalone", "lg-fedavg"])
+def test_what_clients_keep_survives_an_interruption(interrupted: Callable[..., None], name: str) -> None:
+    changes = {**FEW, **RUNS[name], "rounds": 4, "participation": 0.5}  # some train before and after it
+    expected = result(train(**changes))
+    interrupted("run_round", 4, **changes, force=True)
     assert_identical(result(train(**changes, force=True)), expected)
 
 

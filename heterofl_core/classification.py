@@ -1,0 +1,241 @@
+"""The image task: clients' images, Global and Local accuracy."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heterofl_core.clients import ModelCopy
+from heterofl_core.data import load_images
+from heterofl_core.examples import ImageExamples, augment, normalise
+from heterofl_core.executor import side_by_side
+from heterofl_core.layers import mask_logits
+from heterofl_core.params import RunParams
+from heterofl_core.partition import make_partition
+from heterofl_core.randomness import generator
+from heterofl_core.selection import LABELS
+from heterofl_core.statistics import Moments, collect_statistics, count_moments, set_statistics
+from heterofl_core.tasks import ClientShare, Task
+
+BATCH = 100  # examples a forward pass: what fits the cache; sBN normalises by each batch while it counts
+PART = 1000  # examples a job: a fixed number, so that the result does not depend on the workers
+
+GROUP = 10  # clients a job, where each has its own model
+
+
+@dataclass(frozen=True)
+class PartOfData:
+    """Images that one job passes through a model.
+
+    Attributes:
+        model: what they pass through.
+        examples: the images; labels are not used.
+        seed: of augmentation, and the number of the part.
+        moments: of the sBN layers, in evaluation; None while they are counted.
+    """
+
+    model: ModelCopy
+    examples: ImageExamples
+    seed: tuple[int, int]
+    moments: list[list[Moments]] | None = None
+
+    def batches(self) -> Iterator[Tensor]:
+        """The images in order, ready for the model."""
+        examples, rng = self.examples, generator(self.seed[0], "statistics", self.seed[1])
+        for start in range(0, len(examples.inputs), BATCH):
+            inputs = examples.inputs[start : start + BATCH]
+            inputs = augment(inputs, rng) if examples.augmented else inputs
+            yield normalise(inputs, examples.mean, examples.deviation)
+
+
+def moments_of(part: PartOfData) -> list[Moments]:
+    """The moments of what reaches each sBN layer."""
+    return count_moments(part.model.build(), part.batches())
+
+
+@torch.no_grad()
+def logits_of(part: PartOfData) -> np.ndarray:
+    """Shape (examples, labels)."""
+    model = part.model.build()
+    set_statistics(model, part.moments or [])
+    return torch.cat([model(batch) for batch in part.batches()]).numpy()
+
+
+class Classification(Task):
+    """A data set of images, shared among clients.
+
+    Args:
+        params: of the run.
+
+    Raises:
+        InputError: the data cannot be had, or cannot be shared among the clients.
+    """
+
+    def __init__(self, params: RunParams) -> None:
+        self.params = params
+        self.data = load_images(params.dataset)
+        self.partition = make_partition(
+            params.partition,
+            self.data.train_labels,
+            self.data.test_labels,
+            params.num_clients,
+            generator(params.seed, "partition"),
+        )
+        self.mean, self.deviation = self.data.pixel_statistics()
+        self.sizes = {"input_shape": self.data.input_shape, "num_labels": self.data.num_labels}
+        self.example = torch.empty(1, *self.data.input_shape, device="meta")
+
+    def share(self, client: int) -> ClientShare:
+        """A client's images; its model has all labels, since they are few."""
+        held = self.partition.held[client]
+        return ClientShare(
+            examples=self.images(self.partition.train[client], self.params.augmented),
+            sizes=self.sizes,
+            download={},
+            upload={LABELS: np.flatnonzero(held)} if self.params.label_restricted else {},
+            held=held,
+            left_out=0,
+        )
+
+    def label_counts(self) -> np.ndarray:
+        """Training images of each client and label, shape (clients, labels)."""
+        return self.partition.label_counts(self.data.train_labels)
+
+    def images(self, chosen: np.ndarray | slice, augmented: bool) -> ImageExamples:
+        """Some of the training images."""
+        inputs, labels = self.data.train_inputs[chosen], self.data.train_labels[chosen]
+        return ImageExamples(inputs, labels, self.mean, self.deviation, augmented)
+
+    def test_images(self) -> ImageExamples:
+        """All test images, never augmented."""
+        return ImageExamples(
+            self.data.test_inputs, self.data.test_labels, self.mean, self.deviation, augmented=False
+        )
+
+    def evaluate(self, model: ModelCopy, workers: int) -> dict[str, float]:
+        """Accuracy of the global model, in percent.
+
+        Returns:
+            `global_accuracy`: all test images, no mask. `local_accuracy`: each test image with the label mask
+            of the client that it belongs to, averaged over the images whose label that client holds (a
+            client is not tested on labels that it never saw); the mask is the one of training.
+        """
+        everything = self.images(slice(None), self.params.augmented_statistics)
+        moments = side_by_side(moments_of, self.parts(model, everything), workers)
+        logits = side_by_side(logits_of, self.parts(model, self.test_images(), moments), workers)
+        return self.accuracies(torch.from_numpy(np.concatenate(logits)))
+
+    def parts(
+        self, model: ModelCopy, examples: ImageExamples, moments: list[list[Moments]] | None = None
+    ) -> list[PartOfData]:
+        """Jobs of a fixed size."""
+        return [
+            PartOfData(
+                model,
+                replace(
+                    examples,
+                    inputs=examples.inputs[start : start + PART],
+                    labels=examples.labels[start : start + PART],
+                ),
+                (self.params.seed, start // PART),
+                moments,
+            )
+            for start in range(0, len(examples.inputs), PART)
+        ]
+
+    def accuracies(self, logits: Tensor) -> dict[str, float]:
+        """Global and Local accuracy from the logits of all test images, shape (images, labels)."""
+        labels, known = torch.from_numpy(self.data.test_labels), torch.from_numpy(self.known())
+        held = torch.from_numpy(self.partition.held[self.owners()])  # (images, labels)
+        masked = mask_logits(logits, held, self.params.masked_loss)
+        return {
+            "global_accuracy": accuracy(logits, labels),
+            "local_accuracy": accuracy(masked[known], labels[known]),
+        }
+
+    def owners(self) -> np.ndarray:
+        """The client that each test image belongs to, shape (images,); -1 if it is nobody's."""
+        owner = np.full(len(self.data.test_labels), -1)
+        for client, own in enumerate(self.partition.test):
+            owner[own] = client
+        return owner
+
+    def known(self) -> np.ndarray:
+        """Test images whose label their client holds, as a mask of shape (images,)."""
+        owner = self.owners()
+        return (owner >= 0) & self.partition.held[owner, self.data.test_labels]
+
+    def evaluate_personal(self, models: Mapping[int, ModelCopy], workers: int) -> dict[str, float]:
+        """Accuracy of personal models, in percent, as Liang et al. (2020) measure it.
+
+        Returns:
+            `local_accuracy`: each test image by the model of the client that it belongs to, averaged over
+            the images whose label that client holds. `global_accuracy`: all test images by the mean of all
+            clients' predicted probabilities. Each model's sBN statistics come from its client's images.
+        """
+        clients = list(models)
+        jobs = [
+            PersonalModels(
+                {client: models[client] for client in group},
+                {
+                    client: self.images(self.partition.train[client], self.params.augmented_statistics)
+                    for client in group
+                },
+                {client: self.partition.test[client] for client in group},
+                self.test_images(),
+                self.params.seed,
+            )
+            for group in (clients[start : start + GROUP] for start in range(0, len(clients), GROUP))
+        ]
+        answers = side_by_side(probabilities_of, jobs, workers)
+        labels, known = torch.from_numpy(self.data.test_labels), torch.from_numpy(self.known())
+        own = torch.zeros(len(labels), self.data.num_labels)
+        for _, group in answers:
+            for client, probabilities in group.items():
+                own[self.partition.test[client]] = torch.from_numpy(probabilities)
+        ensemble = torch.from_numpy(np.sum([together for together, _ in answers], axis=0))
+        return {
+            "global_accuracy": accuracy(ensemble, labels),
+            "local_accuracy": accuracy(own[known], labels[known]),
+        }
+
+
+@dataclass(frozen=True)
+class PersonalModels:
+    """The models of some clients, and what they are tested on.
+
+    Attributes:
+        models: by client.
+        train: each client's images, for its statistics.
+        own: indices of each client's test images.
+        test: all test images.
+    """
+
+    models: dict[int, ModelCopy]
+    train: dict[int, ImageExamples]
+    own: dict[int, np.ndarray]
+    test: ImageExamples
+    seed: int
+
+
+@torch.no_grad()
+def probabilities_of(job: PersonalModels) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """The sum of the clients' predicted probabilities of all test images, shape (images, labels), and each
+    client's for its own test images.
+    """
+    together, own = np.zeros((len(job.test.labels), 1)), {}
+    for client, copied in job.models.items():
+        model, key = copied.build(), (job.seed, client)
+        collect_statistics(model, PartOfData(copied, job.train[client], key).batches())
+        batches = PartOfData(copied, job.test, key).batches()
+        probabilities = torch.cat([model(batch).softmax(dim=1) for batch in batches]).numpy()
+        together = together + probabilities
+        own[client] = probabilities[job.own[client]]
+    return together, own
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Share of images whose largest score is their label's, in percent."""
+    return 100 * float((scores.argmax(dim=1) == labels).double().mean())

@@ -1,0 +1,79 @@
+"""Jobs side by side: the same answers, in order, and nothing else changed."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from heterofl_core.executor import on_one_thread, side_by_side
+
+
+def answer(job: int) -> tuple[int, int, list[float]]:
+    """The process, its number of threads, and what follows from the job alone."""
+    torch.manual_seed(job)
+    return os.getpid(), torch.get_num_threads(), torch.randn(3).cumsum(0).tolist()
+
+
+def refuse(job: int) -> int:
+    torch.manual_seed(0)
+    raise ValueError(f"job {job} cannot be done")
+
+
+def test_answers_come_in_the_order_of_the_jobs_whatever_the_number_of_workers() -> None:
+    jobs = [5, 3, 8, 1, 1, 9]
+    here, elsewhere = side_by_side(answer, jobs, workers=1), side_by_side(answer, jobs, workers=2)
+    torch.manual_seed(5)
+    assert here[0][2] == torch.randn(3).cumsum(0).tolist()
+    assert [values for _, _, values in here] == [values for _, _, values in elsewhere]
+    assert here[3] == here[4]
+    assert len({tuple(values) for _, _, values in here}) == 5
+
+
+def test_one_worker_is_this_process_and_two_are_others() -> None:
+    jobs = list(range(6))
+    assert {process for process, _, _ in side_by_side(answer, jobs, workers=1)} == {os.getpid()}
+    assert os.getpid() not in {process for process, _, _ in side_by_side(answer, jobs, workers=2)}
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """Torch works on three threads, whatever the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_job_runs_on_one_thread(workers: int) -> None:
+    assert {threads for _, threads, _ in side_by_side(answer, [0, 1, 2], workers)} == {1}
+
+
+def test_there_may_be_fewer_jobs_than_workers() -> None:
+    assert len(side_by_side(answer, [4], workers=2)) == 1
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_torchs_threads_and_its_global_generator_stay_as_they_were(workers: int) -> None:
+    torch.manual_seed(7)
+    state = torch.random.get_rng_state()
+    side_by_side(answer, [0, 1], workers)
+    assert torch.get_num_threads() == 3
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_they_stay_so_when_a_job_fails() -> None:
+    state = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match="job 3 cannot be done"):
+        on_one_thread(refuse, 3)
+    assert torch.get_num_threads() == 3
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_failure_in_a_worker_is_raised_here() -> None:
+    with pytest.raises(ValueError, match="job 1 cannot be done"):
+        side_by_side(refuse, [1, 1], workers=2)

@@ -1,0 +1,114 @@
+"""The studies stand for the runs of the paper's tables and figures, each once."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from heterofl_core.__main__ import main
+from heterofl_core.errors import InputError
+from heterofl_core.folders import PARAMS
+from heterofl_core.levels import Mix
+from heterofl_core.studies import (
+    INTERPOLATIONS,
+    TABLES,
+    all_runs,
+    interpolations,
+    read_study,
+    study_names,
+)
+
+
+def ids(*names: str) -> list[str]:
+    return [params.run_id for name in names for params in read_study(name).runs]
+
+
+def test_tables_and_interpolations_are_605_runs() -> None:
+    assert len(ids(*TABLES)) == len(set(ids(*TABLES))) == 155
+    assert len(ids(*INTERPOLATIONS)) == len(set(ids(*INTERPOLATIONS))) == 450
+    assert len(set(ids(*TABLES, *INTERPOLATIONS))) == 605
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("table5", 62), ("table6", 62), ("table7", 31), ("ablation", 50), ("baselines", 24)]
+)
+def test_a_study_has_as_many_runs_as_its_exhibit(name: str, number: int) -> None:
+    assert len(ids(name)) == len(set(ids(name))) == number
+
+
+def test_every_run_of_tables_and_interpolations_has_the_papers_schedule() -> None:
+    assert {params.protocol for name in (*TABLES, *INTERPOLATIONS) for params in read_study(name).runs} == {
+        "paper"
+    }
+
+
+def test_an_interpolation_goes_from_10_to_90_percent_of_the_larger_level() -> None:
+    mixes = [Mix.parse(text) for text in interpolations()]
+    assert len(set(mixes)) == 90
+    assert {mix.levels for mix in mixes} == {
+        (large, small) for large in "abcde" for small in "abcde" if large < small
+    }
+    shares = sorted(round(float(mix.shares[0]), 1) for mix in mixes if mix.levels == ("a", "e"))
+    assert shares == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+def test_the_learning_curves_reuse_runs_of_tables_and_interpolations() -> None:
+    curves = set(ids("figure9", "figure10", "figure11"))
+    assert len(curves) == 100
+    assert curves <= set(ids(*TABLES, *INTERPOLATIONS))
+
+
+def test_the_ablation_has_the_25_rows_of_the_slides_on_both_data_sets() -> None:
+    printed = pd.read_csv(PARAMS / "paper" / "ablation_noniid.csv")
+    rows = {
+        (row["model"], row["norm"], row["scaler"] != "no", row["masked_ce"] == "yes")
+        for row in printed.to_dict("records")
+    }
+    assert len(rows) == 25
+    for dataset in ("mnist", "cifar10"):
+        runs = [params for params in read_study("ablation").runs if params.dataset == dataset]
+        assert {(p.levels, p.norm, p.scaler, p.masked_loss == "zero") for p in runs} == rows
+        assert {p.partition for p in runs} == {"non-iid-2"}
+
+
+def test_list_all_ids_names_every_run_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--all", "--ids"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(set(printed)) == len(all_runs())
+    assert set(printed) == set(ids(*study_names()))
+
+
+def test_list_prints_work_and_time_of_each_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    study = tmp_path / "small.yaml"
+    study.write_text(
+        "title: t\nexhibits: [x]\nruns:\n  - {dataset: digits, levels: [d, e], protocol: smoke}\n"
+    )
+    assert main(["list", str(study)]) == 0
+    header, larger, smaller, total = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "10^12", "MACs", "hours", "here"]
+    assert larger.startswith("digits_iid_d_fix_smoke")
+    assert smaller.startswith("digits_iid_e_fix_smoke")
+    assert total.startswith("2 runs, ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: t\nruns: []\n", "must have title, exhibits and runs, and nothing else"),
+        (
+            "title: t\nexhibits: []\nruns: []\nseeds: 3\n",
+            "must have title, exhibits and runs, and nothing else",
+        ),
+        ("title: t\nexhibits: []\nruns: [{dataset: mnist, levels: [e, q]}]\n", "levels 'q' is not a mix"),
+    ],
+)
+def test_a_wrong_study_is_refused_with_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_study(str(path))
+
+
+def test_an_unknown_study_is_refused_with_the_names_of_those_that_exist() -> None:
+    with pytest.raises(InputError, match="study 'table4' is unknown; allowed are ablation, baselines, "):
+        read_study("table4")
