@@ -47,7 +47,8 @@ class Images:
         of shape (channels, 1, 1).
         """
         channels = np.moveaxis(self.train_inputs, 1, 0)
-        counts = [np.bincount(channel.ravel(), minlength=256) for channel in channels]
+        parts = [np.array_split(channel, 100) for channel in channels]  # counting makes large copies
+        counts = [np.sum([np.bincount(part.ravel(), minlength=256) for part in own], axis=0) for own in parts]
         share = np.array([count / count.sum() for count in counts])  # (channels, 256)
         mean = share @ np.arange(256)
         deviation = np.sqrt(share @ np.arange(256) ** 2 - mean**2)
@@ -55,7 +56,7 @@ class Images:
 
 
 def load_images(dataset: str) -> Images:
-    """Loads a data set: from the cache, else from the mirror, else from its official source.
+    """Loads a data set: from the cache, else from the mirror, else (MNIST) from its official source.
 
     Args:
         dataset: `digits` (embedded in scikit-learn), `mnist` or `cifar10`.
@@ -185,7 +186,7 @@ def read_parquet(path: Path, columns: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
     if not path.exists():
-        raise InputError(f"data file {path} is missing; put it there, or unset HETEROFL_DATA to download")
+        raise InputError(f"data file {path} is missing; put it there")
     try:
         return pd.read_parquet(path, columns=columns)
     except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's errors are among these

@@ -141,14 +141,16 @@ def mark_decays(rounds: pd.DataFrame, *plots: Plot) -> None:
 
 
 def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
-    """One line for each run, one panel for each data set and partition, coloured by the largest level.
+    """One line for each run, one panel for each data set and partition, coloured by the largest level; no
+    panel at all where no run has the metric.
 
     Args:
         curves: see `report.curves`.
         metric: a column of it, such as `global_accuracy`.
     """
-    panels = list(curves[curves[metric].notna()].groupby(["dataset", "partition"]))
-    rows = math.ceil(len(panels) / 2)
+    shown = curves[curves[metric].notna()] if metric in curves else curves.head(0)
+    panels = list(shown.groupby(["dataset", "partition"]))
+    rows = max(1, math.ceil(len(panels) / 2))
     figure = Figure(figsize=(7.6, 3.2 * rows))
     figure.suptitle(METRICS[metric].title)
     plots = figure.subplots(rows, 2, squeeze=False)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -310,7 +311,8 @@ def run_params(**values: Any) -> RunParams:
     if params.blocks == PAPER_BLOCKS:
         changes["blocks"] = None
     if params.partition.startswith("dirichlet-"):
-        changes["partition"] = f"dirichlet-{float(params.partition.removeprefix('dirichlet-')):g}"
+        alpha = float(params.partition.removeprefix("dirichlet-"))
+        changes["partition"] = f"dirichlet-{np.format_float_positional(alpha, trim='-')}"
     return params.model_copy(update=changes)
 
 
@@ -356,7 +358,7 @@ def with_levels_of_trace(given: dict[str, Any]) -> dict[str, Any]:
         table = pd.read_csv(path, dtype=str)
         levels = dict(zip(table["client"], table["level"], strict=True))
     except OSError as error:
-        raise InputError(f"trace {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"trace {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError) as error:
         raise InputError(
             f"trace {path} is not a table with the columns client and level ({error})"

@@ -56,6 +56,8 @@ def read_words(half: str) -> list[str]:
     Raises:
         InputError: the file is missing or damaged, or its text is not UTF-8.
     """
+    import pyarrow as pa
+
     path = data_folder() / "wikitext2" / f"{half}-00000-of-00001.parquet"
     if not path.exists():
         raise InputError(
@@ -64,8 +66,11 @@ def read_words(half: str) -> list[str]:
             "wikitext2/"
         )
     table = read_parquet(path, ["text"])
-    lines = table["text"].tolist()
-    if not all(isinstance(line, str) for line in lines):  # bytes, of whatever encoding
+    try:
+        lines = table["text"].tolist()
+    except (ValueError, pa.ArrowException):  # bytes that are no UTF-8
+        lines = [None]
+    if not all(isinstance(line, str) for line in lines):  # no text at all, or bytes of whatever encoding
         raise InputError(f"data file {path} is damaged (its lines are no UTF-8 text); fetch it again")
     return [word for line in lines for word in [*line.split(), END_OF_LINE]]
 

@@ -1,5 +1,6 @@
 """Global and Local accuracy, of one model and of personal ones."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,18 @@ import torch
 from torch import Tensor
 
 from heterofl_core import classification
-from heterofl_core.classification import BATCH, Classification, PartOfData, accuracy
+from heterofl_core.classification import (
+    BATCH,
+    Classification,
+    PartOfData,
+    PersonalModels,
+    accuracy,
+    probabilities_of,
+)
 from heterofl_core.clients import ModelCopy
 from heterofl_core.data import Images
 from heterofl_core.examples import ImageExamples, augment, normalise
+from heterofl_core.executor import on_one_thread, side_by_side
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
 from heterofl_core.partition import Partition
@@ -81,6 +90,51 @@ def model_of(biases: list[float], brightness: list[float]) -> ModelCopy:
     zero["linear.weight"][:, 0] = torch.tensor(brightness)
     zero["linear.bias"] += torch.tensor(biases)
     return copy_of(zero, **options)
+
+
+# Whose images are counted
+
+
+KNOWN = [True, False, True, True, True, True, True, False]  # 1 and 7: of labels that their clients lack
+
+
+def give_away(task: Classification, image: int) -> None:
+    """Makes a test image nobody's."""
+    tests = [own[own != image] for own in task.partition.test]
+    task.partition = Partition(task.partition.train, tests, task.partition.held)
+
+
+def test_every_test_image_has_its_owner_and_is_known_to_it_or_not(by_hand: Classification) -> None:
+    assert by_hand.owners().tolist() == OWNERS
+    known = by_hand.known()
+    assert known.dtype == bool
+    assert known.tolist() == KNOWN
+
+
+def test_nobodys_image_is_not_known_whoever_holds_its_label(by_hand: Classification) -> None:
+    """Image 5 has label 2, which the last client, number -1 to numpy, holds."""
+    give_away(by_hand, 5)
+    assert by_hand.owners().tolist() == [*OWNERS[:5], -1, *OWNERS[6:]]
+    assert HELD[-1, TEST_LABELS[5]]
+    assert by_hand.known().tolist() == [*KNOWN[:5], False, *KNOWN[6:]]
+
+
+def test_nobodys_image_counts_in_global_accuracy_only(by_hand: Classification) -> None:
+    """Image 5 was right; see below for the others."""
+    give_away(by_hand, 5)
+    found = by_hand.evaluate(model_of(biases=[3, 2, 1], brightness=[0, 0, 4]), workers=1)
+    assert found == {"global_accuracy": 100 * 4 / 8, "local_accuracy": pytest.approx(100 * 3 / 5)}
+
+
+@pytest.mark.parametrize("partition", ["iid", "non-iid-2", "dirichlet-0.5"])
+def test_owners_and_known_follow_from_the_partition(partition: str) -> None:
+    task = digits_task(num_clients=20, partition=partition)
+    owners, known = task.owners(), task.known()
+    assert sorted(np.concatenate(task.partition.test).tolist()) == list(range(len(owners)))
+    for client, own in enumerate(task.partition.test):
+        assert set(owners[own]) <= {client}
+        labels = set(task.data.train_labels[task.partition.train[client]].tolist())
+        assert known[own].tolist() == [label in labels for label in task.data.test_labels[own].tolist()]
 
 
 # One global model
@@ -296,7 +350,89 @@ def test_a_personal_models_statistics_come_from_its_clients_training_images() ->
     assert found["global_accuracy"] == pytest.approx(accuracy(probabilities.sum(dim=0), labels), abs=0.5)
 
 
-def test_the_number_of_workers_does_not_change_the_numbers_of_personal_models() -> None:
-    task = digits_task(num_clients=3, partition="dirichlet-1")
-    models = {client: initial(task, seed=client) for client in range(3)}
-    assert task.evaluate_personal(models, workers=1) == task.evaluate_personal(models, workers=2)
+def test_nobodys_image_counts_for_personal_models_in_global_accuracy_only(by_hand: Classification) -> None:
+    """Everybody is sure of label 2, which images 4 and 5 have; of those that count, one in five."""
+    give_away(by_hand, 5)
+    models = {client: model_of(biases=[0, 0, 9], brightness=[0, 0, 0]) for client in range(3)}
+    assert by_hand.evaluate_personal(models, workers=1) == {
+        "global_accuracy": 100 * 2 / 8,
+        "local_accuracy": pytest.approx(100 * 1 / 5),
+    }
+
+
+def test_a_group_answers_with_the_sum_of_its_probabilities_and_each_clients_own(
+    by_hand: Classification,
+) -> None:
+    biases = {0: [2.0, 0.0, 0.0], 2: [0.0, 1.0, -1.0]}
+    nothing = by_hand.images(slice(0, 1), augmented=False)  # there is no norm that needs statistics
+    job = PersonalModels(
+        models={client: model_of(values, brightness=[0, 0, 0]) for client, values in biases.items()},
+        train=dict.fromkeys(biases, nothing),
+        own={client: by_hand.partition.test[client] for client in biases},
+        test=by_hand.test_images(),
+        seed=0,
+    )
+    together, own = probabilities_of(job)
+    each = {client: np.exp(values) / np.exp(values).sum() for client, values in biases.items()}
+    np.testing.assert_allclose(together, np.tile(each[0] + each[2], (8, 1)), rtol=1e-6)
+    assert together.dtype == np.float64
+    assert list(own) == [0, 2]
+    for client, probabilities in own.items():
+        size = len(by_hand.partition.test[client])
+        np.testing.assert_allclose(probabilities, np.tile(each[client], (size, 1)), rtol=1e-6)
+
+
+def personal_jobs(
+    monkeypatch: pytest.MonkeyPatch, task: Classification, models: dict[int, ModelCopy]
+) -> list[PersonalModels]:
+    """The jobs that an evaluation consists of."""
+    seen: list[PersonalModels] = []
+
+    def remember(function: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> list[Any]:
+        seen.extend(jobs)
+        return side_by_side(function, jobs, workers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "side_by_side", remember)
+        task.evaluate_personal(models, workers=1)
+    return seen
+
+
+def test_a_job_has_ten_clients_each_with_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = digits_task(num_clients=23, augmented_statistics=True, seed=4)
+    models = {client: initial(task, seed=client) for client in range(23)}
+    jobs = personal_jobs(monkeypatch, task, models)
+    assert [list(job.models) for job in jobs] == [[*range(10)], [*range(10, 20)], [20, 21, 22]]
+    for job in jobs:
+        assert list(job.train) == list(job.own) == list(job.models)
+        assert job.seed == 4
+        assert not job.test.augmented
+        np.testing.assert_array_equal(job.test.inputs, task.data.test_inputs)
+        for client, copy in job.models.items():
+            assert copy is models[client]
+            assert job.train[client].augmented
+            own = task.data.train_inputs[task.partition.train[client]]
+            np.testing.assert_array_equal(job.train[client].inputs, own)
+            np.testing.assert_array_equal(job.own[client], task.partition.test[client])
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_neither_workers_nor_groups_change_the_numbers_of_personal_models(
+    monkeypatch: pytest.MonkeyPatch, augmented: bool
+) -> None:
+    task = digits_task(num_clients=5, partition="dirichlet-1", augmented_statistics=augmented)
+    models = {client: initial(task, seed=client) for client in range(5)}
+    (whole,) = personal_jobs(monkeypatch, task, models)
+    found = [task.evaluate_personal(models, workers=1)]
+    monkeypatch.setattr(classification, "GROUP", 2)
+    parts = personal_jobs(monkeypatch, task, models)
+    assert [len(job.models) for job in parts] == [2, 2, 1]
+    together, own = on_one_thread(probabilities_of, whole)
+    answers = [on_one_thread(probabilities_of, part) for part in parts]
+    for _, group in answers:
+        for client, probabilities in group.items():
+            np.testing.assert_array_equal(probabilities, own[client])
+    np.testing.assert_allclose(np.sum([answer for answer, _ in answers], axis=0), together, rtol=1e-12)
+    found += [task.evaluate_personal(models, workers) for workers in (1, 2)]
+    assert found[0] == found[1] == found[2]
+    assert 0 < found[0]["local_accuracy"] < 60

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from heterofl_core.clients import ClientTask, ModelCopy, client_update
+from heterofl_core import transformer
+from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy, client_update
 from heterofl_core.examples import ImageExamples, normalise
 from heterofl_core.executor import on_one_thread, side_by_side
 from heterofl_core.layers import mask_logits
 from heterofl_core.models import build_model
 from heterofl_core.randomness import generator
-from heterofl_core.selection import LABELS
+from heterofl_core.selection import LABELS, TOKENS
 
 HELD = [0, 2, 3]
 OPTIONS: dict[str, Any] = {
@@ -321,3 +322,36 @@ def test_what_dropout_drops_follows_from_seed_round_and_client() -> None:
 
     assert loss() == loss()
     assert len({loss(), loss(seed=1), loss(round=1), loss(client=1)}) == 4
+
+
+def test_what_dropout_drops_does_not_depend_on_what_building_the_model_drew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """First parameters are drawn, and thrown away: a larger vocabulary draws more of them. The loss leaves
+    out the words that only the larger one has.
+    """
+
+    def update(num_tokens: int) -> ClientUpdate:
+        options: dict[str, Any] = {"width_rate": 1 / 16, "num_tokens": num_tokens}
+        torch.manual_seed(0)
+        small = build_model("transformer", **{**options, "num_tokens": 5}).state_dict()
+        state = build_model("transformer", **options).state_dict()
+        for name, value in small.items():
+            state[name][: len(value)] = value
+        model = ModelCopy("transformer", options, {name: value.numpy() for name, value in state.items()})
+        held = np.arange(num_tokens) < 5
+        upload = {LABELS: np.arange(5), TOKENS: np.arange(5)}
+        return client_update(
+            make_task(model=model, examples=Unmasked(), held=held, upload=upload, masked_loss="neg_inf")
+        )
+
+    first, larger = update(5), update(50)
+    assert first.loss == pytest.approx(larger.loss, rel=1e-6)
+    for name, value in first.parameters.items():
+        np.testing.assert_allclose(value, larger.parameters[name], rtol=0, atol=5e-6, err_msg=name)
+
+    plain, build = update(5), ModelCopy.build
+    monkeypatch.setattr(ModelCopy, "build", lambda copy: (build(copy), torch.randn(7))[0])
+    assert update(5).loss == plain.loss
+    monkeypatch.setattr(transformer, "DROPOUT", 0.0)
+    assert abs(update(5).loss - plain.loss) > 1e-3

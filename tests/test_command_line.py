@@ -79,6 +79,78 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path, refused: Callable[.
     assert refused("run", "-f", str(path), "-p", "levels=y").startswith("levels 'y'")
 
 
+@pytest.fixture
+def small_study(tmp_path: Path) -> Path:
+    """A study of two smoke runs on digits."""
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "title: t\nexhibits: [x]\nruns:\n"
+        "  - {dataset: digits, levels: [d, e], protocol: smoke, num_clients: 10}\n"
+    )
+    return path
+
+
+def test_a_study_does_all_its_runs_and_a_second_call_trains_nothing(
+    outputs: Path, small_study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["study", str(small_study), "-p", "workers=1", "-p", "batch_size=20"]
+    runs = [
+        run_params(dataset="digits", levels=levels, protocol="smoke", num_clients=10, batch_size=20)
+        for levels in "de"
+    ]
+    ids = [params.run_id for params in runs]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{small_study}: 2 runs, 0 of them done", *ids]
+    for params in runs:
+        record = read_record(outputs / "runs" / params.run_id / "record.json")
+        assert record["params"] == params.model_dump(mode="json")
+        assert (record["status"], record["workers"]) == ("done", 1)
+    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}
+    assert sum(path.is_file() for path in before) == 4  # a record and a curve each
+
+    monkeypatch.setattr("heterofl_core.runs.advance", lambda *_: pytest.fail("trained again"))
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"{small_study}: 2 runs, 2 of them done\n"
+    assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*")} == before
+
+
+def test_a_study_does_only_the_runs_that_are_left_unless_forced(
+    small_study: Path, outputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed: list[str] = []
+    first, second = (
+        run_params(dataset="digits", levels=levels, protocol="smoke", num_clients=10).run_id
+        for levels in "de"
+    )
+    monkeypatch.setattr(
+        "heterofl_core.runs.execute", lambda federation, _: executed.append(federation.params.run_id)
+    )
+    record = outputs / "runs" / first / "record.json"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    assert main(["study", str(small_study)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{small_study}: 2 runs, 1 of them done", second]
+    assert executed == [second]
+    assert main(["study", str(small_study), "--force"]) == 0
+    assert executed == [second, first, second]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "lvels=a"], "parameter 'lvels' (value 'a') is unknown; did you mean 'levels'?"),
+        (["-p", "levels=q"], "levels 'q' is not a mix of levels a to e from large to small, "),
+        (["-p", "workers=0"], "parameter 'workers' has the value 0, which is not allowed: "),
+        (["-f", "nowhere.yaml"], "parameter file nowhere.yaml cannot be read: No such file or directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_setting_ends_a_study_before_it_starts(
+    refused: Callable[..., str], small_study: Path, arguments: list[str], sentence: str
+) -> None:
+    assert refused("study", str(small_study), *arguments).startswith(sentence)
+
+
 @pytest.mark.parametrize(
     ("arguments", "arch", "first", "last"),
     [
@@ -148,7 +220,7 @@ def test_cost_prints_the_31_mixes(
         ([*DIGITS, "-p", "protocol=paper"], "protocol 'paper' does not exist for dataset 'digits', "),
         ([*DIGITS, "-p", "rounds"], "-p 'rounds' is not of the form NAME=VALUE"),
         ([*DIGITS, "-p", "rounds=["], "-p 'rounds=[' has a value that is not YAML"),
-        ([*DIGITS, "-p", "trace=nowhere.csv"], "trace nowhere.csv is not a table with the columns client "),
+        ([*DIGITS, "-p", "trace=nowhere.csv"], "trace nowhere.csv cannot be read: No such file or directory"),
         ([*DIGITS, "-p", "arch=transformer"], "arch 'transformer' is not for dataset 'digits'; allowed "),
         (
             [*DIGITS, "-p", "method=fedavg", "-p", "levels=a-e"],
@@ -164,8 +236,9 @@ def test_a_wrong_setting_ends_a_run_before_it_starts(
     assert refused("run", *arguments).startswith(sentence)
 
 
-def test_an_unknown_study_is_refused(refused: Callable[..., str]) -> None:
-    assert refused("list", "table8").startswith("study 'table8' is unknown; allowed are ")
+@pytest.mark.parametrize("command", ["list", "study"])
+def test_an_unknown_study_is_refused(refused: Callable[..., str], command: str) -> None:
+    assert refused(command, "table8").startswith("study 'table8' is unknown; allowed are ")
 
 
 def test_a_notebook_is_refused_in_the_same_way(refused: Callable[..., str]) -> None:

@@ -124,6 +124,16 @@ def test_a_mix_costs_the_mean_of_its_levels() -> None:
     )
 
 
+def test_a_mix_may_have_any_parts_and_none_of_a_level() -> None:
+    """As they come out of a trace; the ratio is to the first level, even so."""
+    costs = {"a": Cost(100, 1000, 10, 20, 1.0), "c": Cost(50, 1, 1, 1, 0.5), "e": Cost(10, 100, 0, 10, 0.0)}
+    few = mix_cost(Mix(("a", "c", "e"), (1, 0, 99)), costs.__getitem__)
+    assert few == mix_cost(Mix.parse("a1-e99"), costs.__getitem__)
+    assert (few.parameters, few.ratio) == pytest.approx((10.9, 0.109))
+    none = mix_cost(Mix(("a", "e"), (0, 7)), costs.__getitem__)
+    assert (none.parameters, none.ratio) == (10, 0.1)
+
+
 def test_the_cost_tables_have_the_31_models_of_the_papers() -> None:
     for arch in ("cnn", "preresnet18"):  # in the paper's order, too
         assert list(OURS[arch]) == [model for model in PAPER[arch] if model not in BASELINES]

@@ -3,9 +3,8 @@
 import hashlib
 import io
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -248,11 +247,28 @@ def test_a_cache_cut_anywhere_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "mnist.npz"
     np.savez(path, **asdict(A_FEW))
     whole = path.read_bytes()
-    assert same(Images(**read_cache(path)), A_FEW)
+    assert same(Images(**read_cache(path, Images)), A_FEW)
     for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError):
-            read_cache(path)
+            read_cache(path, Images)
+
+
+def test_a_cache_is_read_by_the_fields_of_its_dataclass(tmp_path: Path) -> None:
+    @dataclass
+    class Halves:
+        train: np.ndarray
+        test: np.ndarray
+
+    path = tmp_path / "halves.npz"
+    np.savez(path, train=PICTURES, test=LABELS, another=LABELS)
+    arrays = read_cache(path, Halves)
+    assert list(arrays) == ["train", "test"]
+    assert np.array_equal(arrays["train"], PICTURES)
+    assert np.array_equal(arrays["test"], LABELS)
+    with pytest.raises(InputError) as failure:
+        read_cache(path, Images)
+    assert str(failure.value).startswith(f"cached data {path} is damaged (")
 
 
 # Parquet files
@@ -319,7 +335,7 @@ def test_the_one_of_both_files_that_is_damaged_is_named(folder: Path, part: int,
         load_images("cifar10")
     answer = str(failure.value)
     if damage == "missing":
-        assert answer == f"data file {path} is missing; put it there, or unset HETEROFL_DATA to download"
+        assert answer == f"data file {path} is missing; put it there"
     else:
         assert answer.startswith(f"data file {path} is damaged (")
         assert answer.endswith("); fetch it again")
@@ -332,9 +348,7 @@ def test_a_missing_file_is_named_with_what_to_do(folder: Path) -> None:
     path = folder / "mnist" / "train-00000-of-00001.parquet"
     with pytest.raises(InputError) as failure:
         load_images("mnist")
-    assert str(failure.value) == (
-        f"data file {path} is missing; put it there, or unset HETEROFL_DATA to download"
-    )
+    assert str(failure.value) == (f"data file {path} is missing; put it there")
 
 
 def test_a_wrong_number_of_rows_is_told(folder: Path) -> None:
@@ -385,7 +399,7 @@ def test_a_damaged_parquet_file_is_named_in_one_sentence(folder: Path, damage: s
     assert not (folder / "cache").exists()
 
 
-# MNIST and CIFAR10 from their official sources
+# MNIST from its official source, CIFAR10 never
 
 
 def test_torchvisions_data_sets_import_beside_a_cpu_only_torch() -> None:
@@ -407,14 +421,28 @@ def test_downloaded_files_give_the_same_arrays(folder: Path) -> None:
     assert same(load_images("mnist"), expected)
 
 
-def test_a_download_in_colour_gives_the_same_arrays_as_the_mirror(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pickles", [True, False], ids=["with its official files", "without them"])
+def test_cifar10_is_never_downloaded_nor_unpickled(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pickles: bool
 ) -> None:
-    half = SimpleNamespace(data=COLOURED, targets=COLOURED_LABELS.tolist())  # as torchvision has them
-    monkeypatch.setattr(data, "download", lambda *_: (half, half))
-    pixels = COLOURED.transpose(0, 3, 1, 2)
-    assert same(load_images("cifar10"), Images(pixels, COLOURED_LABELS, pixels, COLOURED_LABELS))
-    assert same(load_images("cifar10"), Images(pixels, COLOURED_LABELS, pixels, COLOURED_LABELS))
+    def never(*_: object, **__: object) -> None:
+        pytest.fail("asked torchvision or a pickle")
+
+    monkeypatch.setattr(data, "torchvision_datasets", never)
+    monkeypatch.setattr("pickle.load", never)
+    monkeypatch.setattr("pickle.loads", never)
+    if pickles:
+        (folder / "cifar-10-batches-py").mkdir()
+        (folder / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"\x80\x04N.")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError) as failure:
+        load_images("cifar10")
+    assert str(failure.value) == (
+        f"cifar10 is not in {folder / 'cifar10'}; put train-00000-of-00002.parquet, "
+        "train-00001-of-00002.parquet and test-00000-of-00001.parquet (columns img, label) into that folder, "
+        "or set HETEROFL_DATA to the folder that holds cifar10/"
+    )
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.fixture
@@ -425,24 +453,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise URLError("no network")
 
     torchvision_datasets()
-    for module in ("mnist", "cifar"):
-        monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", download)
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", download)
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize(("dataset", "column"), [("mnist", "image"), ("cifar10", "img")])
-def test_without_mirror_and_network_the_message_says_what_to_put_where(
-    folder: Path, dataset: str, column: str
-) -> None:
+def test_without_mirror_and_network_the_message_says_what_to_put_where(folder: Path) -> None:
     with pytest.raises(InputError) as failure:
-        load_images(dataset)
+        load_images("mnist")
     answer = str(failure.value)
-    assert answer.startswith(f"{dataset} is not in {folder / dataset} and could not be downloaded (")
+    assert answer.startswith(f"mnist is not in {folder / 'mnist'} and could not be downloaded (")
     assert "no network" in answer
     assert answer.endswith(
-        "); put the Parquet files of Hugging Face's layout, train-00000-of-… and test-00000-of-00001.parquet "
-        f"(columns {column}, label), into that folder, or set HETEROFL_DATA to the folder that holds "
-        f"{dataset}/"
+        "); put train-00000-of-00001.parquet and test-00000-of-00001.parquet (columns image, label) into "
+        "that folder, or set HETEROFL_DATA to the folder that holds mnist/"
     )
     assert "\n" not in answer
     assert not (folder / "cache").exists()

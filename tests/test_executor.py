@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,23 @@ def test_every_job_runs_on_one_thread(workers: int) -> None:
 
 def test_there_may_be_fewer_jobs_than_workers() -> None:
     assert len(side_by_side(answer, [4], workers=2)) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_jobs_have_no_answers(workers: int) -> None:
+    assert side_by_side(answer, [], workers) == []
+
+
+def total(job: np.ndarray) -> tuple[bool, float]:
+    """Whether the job's array can be written to, and what follows from it."""
+    return job.flags.writeable, float(torch.from_numpy(job).sum())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_large_arrays_arrive_as_a_jobs_own(workers: int) -> None:
+    """Two megabytes each, which joblib would otherwise hand on as files that cannot be written to."""
+    jobs = [np.full(2**18, value) for value in (1.0, 2.0)]
+    assert side_by_side(total, jobs, workers) == [(True, 2.0**18), (True, 2.0**19)]
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from heterofl_core.classification import Classification
 from heterofl_core.clients import ClientTask, client_update
+from heterofl_core.cost import Cost, model_cost
 from heterofl_core.data import Images, load_images
 from heterofl_core.errors import InputError
 from heterofl_core.examples import ImageExamples, normalise
@@ -166,10 +167,69 @@ def test_uniform_draws_a_clients_level_once() -> None:
 
 
 def test_a_trace_gives_each_client_its_level() -> None:
-    params = run_params(dataset="digits", levels="a-c-e", num_clients=5)
-    federation = Federation(params.model_copy(update={"assignment": "trace", "trace": "aecca"}))
+    federation = federation_of("a-c-e", num_clients=5, trace="aecca")
+    assert federation.params.assignment == "trace"
     for t in (1, 7):
         assert "".join(federation.level(t, client) for client in range(5)) == "aecca"
+
+
+# Costs
+
+
+def level_cost(federation: Federation, level: str) -> Cost:
+    """Of one client of this level."""
+    options = federation.model_options(level, federation.task.sizes)
+    return model_cost(federation.params.arch, federation.task.example, **options)
+
+
+def assert_costs(federation: Federation, shares: dict[str, float]) -> None:
+    """The mean cost is that of levels in these shares; the ratio is to the global model."""
+    costs = {level: level_cost(federation, level) for level in shares}
+
+    def mean(name: str) -> float:
+        return sum(share * getattr(costs[level], name) for level, share in shares.items())
+
+    names = ("parameters", "paper_flops", "macs", "attention_macs", "space_mb")
+    ratio = mean("parameters") / level_cost(federation, federation.mix.largest).parameters
+    expected = {name: mean(name) for name in names} | {"ratio": ratio}
+    assert vars(federation.mean_cost()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_trace_of_99_small_clients_and_one_large_costs_what_that_mix_costs() -> None:
+    trace = federation_of("a-e", trace="e" * 42 + "a" + "e" * 57)
+    assert trace.mean_cost() == federation_of("a1-e99").mean_cost()
+    assert trace.mean_cost() == federation_of("a1-e99", assignment="fix").mean_cost()
+    assert_costs(trace, {"a": 0.01, "e": 0.99})
+    assert trace.mean_cost().ratio < 0.02 < 0.5 < federation_of("a-e").mean_cost().ratio
+
+
+def test_a_trace_without_one_of_the_levels_costs_what_its_clients_cost() -> None:
+    assert_costs(federation_of("b-c-e", num_clients=5, trace="ebeee"), {"b": 0.2, "e": 0.8})
+
+
+def test_fix_costs_what_the_clients_cost_that_came_out() -> None:
+    """Three tenths of five clients are rounded to two."""
+    federation = federation_of("a3-e7", assignment="fix", num_clients=5)
+    assert [federation.level(1, client) for client in range(5)] == list("aaeee")
+    assert_costs(federation, {"a": 0.4, "e": 0.6})
+
+
+def test_uniform_costs_what_the_drawn_levels_cost() -> None:
+    federation = federation_of("a-c-e", assignment="uniform", num_clients=10)
+    drawn = [federation.level(1, client) for client in range(10)]
+    shares = {level: drawn.count(level) / 10 for level in "ace"}
+    assert max(shares.values()) > 0.35  # which is not a third of the clients
+    assert_costs(federation, shares)
+
+
+@pytest.mark.parametrize("num_clients", [5, 100])
+def test_dynamic_costs_what_a_client_costs_in_expectation(num_clients: int) -> None:
+    assert_costs(federation_of("a3-e7", num_clients=num_clients), {"a": 0.3, "e": 0.7})
+
+
+def test_one_level_costs_what_every_client_costs() -> None:
+    federation = federation_of("d")
+    assert federation.mean_cost() == level_cost(federation, "d")
 
 
 # Sub-models
@@ -381,7 +441,7 @@ def test_bytes_down_are_the_space_of_the_levels_and_bytes_up_leave_out_absent_ro
     _, summary = federation.run_round(federation.initial_weights(), 1, workers=1)
     assert len(summary.levels) == 5
     assert summary.bytes_down == 2**20 * sum(
-        federation.cost_of_level(level).space_mb for level in summary.levels
+        level_cost(federation, level).space_mb for level in summary.levels
     )
     missing = sum(
         4 * int((~images_of(federation).partition.held[client]).sum()) * (int(512 * width_rate(level)) + 1)
@@ -460,8 +520,7 @@ def test_more_clients_than_digits_are_refused() -> None:
 
 
 def test_the_blocks_of_preresnet18_reach_the_model() -> None:
-    params = run_params(dataset="digits", levels="e", arch="preresnet18")
-    federation = Federation(params.model_copy(update={"blocks": (2, 1, 1, 1)}))
+    federation = federation_of("e", arch="preresnet18", blocks=(2, 1, 1, 1))
     assert federation.model_options("e", federation.task.sizes)["blocks"] == (2, 1, 1, 1)
     assert "blocks.1.convolution1.weight" in federation.axes
     assert federation.axes["blocks.1.convolution2.weight"][0] == federation.axes["convolution.weight"][0]

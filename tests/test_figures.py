@@ -40,10 +40,13 @@ def labels(figure: Figure) -> list[tuple[str, str]]:
     return [(plot.get_xlabel(), plot.get_ylabel()) for plot in figure.axes]
 
 
-def run(levels: str, partition: str, dataset: str = "mnist") -> pd.DataFrame:
+def run(levels: str, partition: str, dataset: str = "mnist", variation: str = "") -> pd.DataFrame:
     """One run's rows of `report.curves`."""
-    name = f"{dataset} {partition} {levels}"
-    return ROUNDS.assign(run_id=name, levels=levels, partition=partition, dataset=dataset)
+    name = f"{dataset} {partition} {levels} {variation}"
+    rounds = TEXT if dataset == "wikitext2" else ROUNDS
+    return rounds.assign(
+        run_id=name, levels=levels, partition=partition, dataset=dataset, variation=variation
+    )
 
 
 def test_each_coordinate_is_averaged_over_the_six_clients_of_figure_1_that_hold_it() -> None:
@@ -74,7 +77,7 @@ def test_each_level_has_a_colour_of_its_own() -> None:
 def test_the_partitions_figure_shows_the_examples_of_each_client_and_label() -> None:
     counts = np.array([[3, 0], [0, 4], [1, 2]])
     figure = figures.partition(counts)
-    assert labels(figure) == [("client", "label"), ("", "training examples")]
+    assert labels(figure) == [("client", "label"), ("", "examples held")]
     mesh = next(part for part in figure.axes[0].collections if isinstance(part, QuadMesh))
     assert np.array_equal(np.asarray(mesh.get_array()).reshape(2, 3), counts.T)
 
@@ -118,6 +121,7 @@ def test_learning_curves_have_a_panel_for_each_partition_and_a_line_for_each_run
     curves = pd.concat([run("a", "iid"), run("c-e", "iid"), run("e", "non-iid-2")])
     figure = figures.learning_curves(curves, metric)
     left, right = figure.axes
+    assert figure.get_suptitle() == METRICS[metric].title
     assert labels(figure) == [("communication round", "accuracy (%)")] * 2
     assert [left.get_title(), right.get_title()] == ["mnist, iid", "mnist, non-iid-2"]
     drawn = [
@@ -128,6 +132,17 @@ def test_learning_curves_have_a_panel_for_each_partition_and_a_line_for_each_run
     assert np.array_equal(left.lines[0].get_ydata(), ROUNDS[metric])
 
 
+def test_a_line_is_labelled_by_its_levels_and_what_the_run_changes() -> None:
+    runs = [run("a", "iid", variation=changed) for changed in ("", "fedavg, mlp", "norm bn, scaler False")]
+    figure = figures.learning_curves(pd.concat(runs), "global_accuracy")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_title().get_text() == "levels"
+    expected = ["a", "a, fedavg, mlp", "a, norm bn, scaler False"]
+    assert [text.get_text() for text in legend.get_texts()] == expected
+    assert [line.get_label() for line in figure.axes[0].lines] == expected
+
+
 def test_data_sets_do_not_share_a_panel() -> None:
     runs = [run("a", "iid", "mnist"), run("a", "iid", "digits"), run("a", "non-iid-2", "mnist")]
     figure = figures.learning_curves(pd.concat(runs), "global_accuracy")
@@ -135,16 +150,18 @@ def test_data_sets_do_not_share_a_panel() -> None:
 
 
 def test_learning_curves_on_text_show_perplexities() -> None:
-    curves = TEXT.assign(run_id="one", levels="a", partition="iid", dataset="wikitext2")
-    figure = figures.learning_curves(curves, "perplexity")
+    figure = figures.learning_curves(run("a", "iid", "wikitext2"), "perplexity")
+    assert figure.get_suptitle() == "Perplexity"
     assert labels(figure) == [("communication round", "perplexity")]
     assert np.array_equal(figure.axes[0].lines[0].get_ydata(), TEXT["perplexity"])
 
 
 def test_runs_without_the_metric_have_no_panel() -> None:
-    on_text = TEXT.assign(run_id="one", levels="a", partition="iid", dataset="wikitext2")
-    figure = figures.learning_curves(pd.concat([run("a", "iid"), on_text]), "perplexity")
+    both = pd.concat([run("a", "iid"), run("a", "iid", "wikitext2")])
+    figure = figures.learning_curves(both, "perplexity")
     assert [plot.get_title() for plot in figure.axes] == ["wikitext2, iid"]
+    figure = figures.learning_curves(both, "local_accuracy")
+    assert [plot.get_title() for plot in figure.axes] == ["mnist, iid"]
 
 
 def test_partitions_show_the_examples_of_each_client_and_label_for_each_kind() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heterofl_core import language
+from heterofl_core import language, transformer
 from heterofl_core.clients import ClientUpdate, ModelCopy, client_update
 from heterofl_core.errors import InputError
 from heterofl_core.examples import TextExamples
@@ -50,7 +50,16 @@ def text(monkeypatch: pytest.MonkeyPatch) -> Text:
 
 @pytest.fixture
 def no_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofl_core.transformer.DROPOUT", 0.0)
+    monkeypatch.setattr(transformer, "DROPOUT", 0.0)
+
+
+@pytest.fixture(params=[0.0, 0.2])
+def dropout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """None, and as shipped."""
+    assert transformer.DROPOUT == 0.2
+    if not request.param:
+        monkeypatch.setattr(transformer, "DROPOUT", 0.0)
+    return float(request.param)
 
 
 def task_of(**settings: Any) -> LanguageModelling:
@@ -82,8 +91,15 @@ def examples_of(task: LanguageModelling, client: int) -> TextExamples:
 
 def test_text_is_cut_into_rows_and_a_rest_is_dropped() -> None:
     assert in_rows(np.arange(11), 3).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    with pytest.raises(InputError, match="batch_size 12 is more than the 11 tokens; it counts rows of text"):
+    assert in_rows(np.arange(11), 11).tolist() == [[number] for number in range(11)]
+    sentence = "^11 tokens are too few for 12 rows of text; allowed is one a row or more$"
+    with pytest.raises(InputError, match=sentence):
         in_rows(np.arange(11), 12)
+
+
+def test_more_rows_than_tokens_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^1040 tokens are too few for 1041 rows of text"):
+        task_of(batch_size=ROWS * LENGTH + 1)
 
 
 def test_every_row_belongs_to_one_client(text: Text) -> None:
@@ -199,15 +215,15 @@ def update_of(federation: Federation, client: int, level: str, **changes: Any) -
     return on_one_thread(client_update, replace(task, **changes))
 
 
-@pytest.mark.usefixtures("no_dropout")
+@pytest.mark.usefixtures("dropout")
 @pytest.mark.parametrize("clip_norm", [0.05, 1e6])
 @pytest.mark.parametrize("level", ["d", "e"])
 @pytest.mark.parametrize("masked_loss", ["zero", "neg_inf"])
 def test_an_update_with_a_partial_vocabulary_is_that_with_the_whole_one(
     masked_loss: str, level: str, clip_norm: float
 ) -> None:
-    """Three epochs of three windows; the gradient is clipped at each step, or at none. A large weight
-    decay moves the rows of absent words, too, which nobody sees.
+    """Three epochs of three windows, with dropout and without; the gradient is clipped at each step, or at
+    none. A large weight decay moves the rows of absent words, too, which nobody sees.
     """
     changes = {"clip_norm": clip_norm, "weight_decay": 0.05, "local_epochs": 3}
     partial, whole = (
@@ -233,7 +249,21 @@ def test_the_two_losses_and_the_bound_of_the_gradient_make_a_difference() -> Non
         assert np.abs(plain - other).max() > 1e-3
 
 
-@pytest.mark.usefixtures("no_dropout")
+def test_dropout_makes_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To partial and whole vocabularies, so that the test above sees whether they drop the same units."""
+    for partial in (True, False):
+        federation = federation_of(partial)
+        dropped = update_of(federation, 1, "e")
+        other = update_of(federation, 1, "e", seed=1)  # other units and other masked tokens
+        with monkeypatch.context() as patch:
+            patch.setattr(transformer, "DROPOUT", 0.0)
+            kept = update_of(federation, 1, "e")
+        for name in ("token.weight", "linear.weight", "layers.0.linear1.weight"):
+            assert np.abs(dropped.parameters[name] - kept.parameters[name]).max() > 1e-3, name
+            assert np.abs(dropped.parameters[name] - other.parameters[name]).max() > 1e-3, name
+
+
+@pytest.mark.usefixtures("dropout")
 @pytest.mark.parametrize("masked_loss", ["zero", "neg_inf"])
 def test_rounds_with_partial_vocabularies_are_those_with_whole_ones(masked_loss: str) -> None:
     partial, whole = (run(federation_of(each, masked_loss=masked_loss), 2) for each in (True, False))
@@ -290,6 +320,7 @@ def test_partial_vocabularies_save_exactly_the_absent_rows_on_the_way() -> None:
     _, summary = federation.run_round(federation.initial_weights(), 1, workers=1)
     _, of_whole = whole.run_round(whole.initial_weights(), 1, workers=1)
     absent = sum(WORDS - len(words_of(federation, client)) for client in federation.active_clients(1))
+    assert of_whole.bytes_down == 2 * 2**20 * whole.mean_cost().space_mb  # of two active clients
     assert of_whole.bytes_down - summary.bytes_down == 4 * absent * (16 + 16 + 1)
     assert summary.bytes_down - summary.bytes_up == 4 * 2 * 16
     assert summary.bytes_up == of_whole.bytes_up

@@ -243,7 +243,11 @@ def test_personal_models_are_evaluated_each_with_its_own_parameters(
 
 
 @pytest.mark.parametrize("method", ["standalone", "lg-fedavg"])
-def test_the_number_of_workers_changes_neither_personal_parameters_nor_accuracies(method: str) -> None:
+def test_the_number_of_workers_changes_neither_personal_parameters_nor_accuracies(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two clients a job, so that there are jobs for two workers."""
+    monkeypatch.setattr("heterofl_core.classification.GROUP", 2)
     federation = federation_of(method, levels="d")
     weights = [federation.run_round(federation.initial_weights(), 1, workers)[0] for workers in (1, 2)]
     assert_identical(weights[0].shared, weights[1].shared)

@@ -258,24 +258,33 @@ def test_a_single_level_needs_no_trace() -> None:
     assert (params.assignment, params.trace) == ("fix", None)
 
 
-ONE_EACH = "trace {} must give each client from 0 on exactly one level"
 NO_TABLE = "trace {} is not a table with the columns client and level ("
 NO_COUNT = "parameter 'num_clients' has the value 'two', which is not allowed: "
-NO_CLIENT = "trace {{}} names client {}; clients are numbered from 0 without gaps"
+NO_CLIENT = "trace {{}} names the unknown client {!r}; its {} lines must be about the clients 0 to {}"
+TWICE_NAMED = "trace {{}} names client {} twice"
+NO_LEVEL = "trace {{}} has the level {!r}, which is none of a to e"
 
 
 @pytest.mark.parametrize(
     ("rows", "num_clients", "sentence"),
     [
-        (["0,a", "2,e"], 2, NO_CLIENT.format("2")),
-        (["-1,a", "0,e"], 2, NO_CLIENT.format("-1")),
-        (["0.5,a", "1,e"], 2, NO_CLIENT.format("0.5")),
-        (["ada,a", "bob,e"], 2, NO_CLIENT.format("'ada'")),
-        pytest.param(*(["0,a", "ada,e"], 2, NO_CLIENT.format("'ada'"))),
-        (["0,a", "0,e"], 2, ONE_EACH),
-        (["0,a", "0,a", "1,e"], 3, ONE_EACH),
-        (["0,a", "2,e"], 3, ONE_EACH),
-        (["1,a", "2,e"], 3, ONE_EACH),
+        (["0,a", "2,e"], 2, NO_CLIENT.format("2", 2, 1)),
+        (["-1,a", "0,e"], 2, NO_CLIENT.format("-1", 2, 1)),
+        (["0.5,a", "1,e"], 2, NO_CLIENT.format("0.5", 2, 1)),
+        (["ada,a", "bob,e"], 2, NO_CLIENT.format("ada", 2, 1)),
+        (["0,a", "ada,e"], 2, NO_CLIENT.format("ada", 2, 1)),
+        (["0,a", "01,e"], 2, NO_CLIENT.format("01", 2, 1)),
+        (["0,a", ",e"], 2, NO_CLIENT.format(math.nan, 2, 1)),
+        (["0,a", "0,e", "3,e"], 3, NO_CLIENT.format("3", 3, 2)),
+        (["0,a", "0,e"], 2, TWICE_NAMED.format(0)),
+        (["0,a", "0,a", "1,e"], 3, TWICE_NAMED.format(0)),
+        (["0,a", "2,e"], 3, NO_CLIENT.format("2", 2, 1)),
+        (["1,a", "2,e"], 3, NO_CLIENT.format("2", 2, 1)),
+        (["0,a", "1,f"], 2, NO_LEVEL.format("f")),
+        (["0,a", "1,E"], 2, NO_LEVEL.format("E")),
+        (["0,a", "1,"], 2, NO_LEVEL.format(math.nan)),
+        ([], 2, "trace has 0 levels; num_clients asks for 2"),
+        (["0,e", "1,e"], 2, "trace has no client of level a, the largest of levels 'a-e'"),
         (["0,a", "1,b"], 2, "trace has the level 'b', which levels 'a-e' does not have"),
         (["0,a", "1,e"], 3, "trace has 2 levels; num_clients asks for 3"),
         (["0,a", "1,e"], None, "trace has 2 levels; num_clients asks for 100"),
@@ -297,8 +306,18 @@ def test_a_wrong_trace_is_answered_by_one_sentence(
 
 
 def test_each_client_of_a_trace_has_one_letter(table: Callable[..., str]) -> None:
-    with pytest.raises(InputError):
-        mnist(trace=table("0,ae", *(f"{client},a" for client in range(1, 99))))
+    path = table("0,ae", *(f"{client},a" for client in range(1, 99)))
+    with pytest.raises(InputError) as failure:
+        mnist(trace=path)
+    assert str(failure.value) == NO_LEVEL.format("ae").format(path)
+
+
+def test_a_trace_must_have_the_largest_level_but_no_other(table: Callable[..., str]) -> None:
+    assert mnist(trace="a" * 100).trace == "a" * 100
+    for trace in ("e" * 100, table(*lines("e" * 100))):
+        with pytest.raises(InputError) as failure:
+            mnist(levels="b-c-e", trace=trace)
+        assert str(failure.value) == "trace has no client of level b, the largest of levels 'b-c-e'"
 
 
 @pytest.mark.parametrize("header", ["client", "level", "clients,levels", "client, level"])
@@ -308,15 +327,25 @@ def test_a_trace_without_its_columns_is_refused(table: Callable[..., str], heade
         mnist(trace=path)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"client,level\n0,\xff\n"])
-def test_a_trace_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"", b"client,level\n0,\xff\n"])
+def test_a_trace_that_is_no_table_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "trace.csv"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(InputError) as failure:
         mnist(trace=str(path))
     assert str(failure.value).startswith(NO_TABLE.format(path))
     assert "\n" not in str(failure.value)
+
+
+def test_a_trace_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    with pytest.raises(InputError) as failure:
+        mnist(trace=str(path))
+    assert str(failure.value) == f"trace {path} cannot be read: No such file or directory"
+    path.mkdir()
+    with pytest.raises(InputError) as failure:
+        mnist(trace=str(path))
+    assert str(failure.value) == f"trace {path} cannot be read: Is a directory"
 
 
 @pytest.mark.parametrize(
@@ -349,8 +378,8 @@ SWITCHES: dict[str, st.SearchStrategy[Any]] = {
     "label_restricted": st.booleans(),
     "selection": st.sampled_from(["static", "random", "rolling"]),
 }
-PARTITIONS = st.sampled_from(["iid", "non-iid-1", "non-iid-2", "dirichlet-0.5"])
-MIXES = st.sampled_from(["a", "e", "a-e", "a3-e7", "a7-e3"])
+PARTITIONS = st.sampled_from(["iid", "non-iid-1", "non-iid-2", "dirichlet-0.5", "dirichlet-0.50"])
+MIXES = st.sampled_from(["a", "e", "a10", "a-e", "a5-e5", "a3-e7", "a30-e70", "a7-e3"])
 TWICE = st.sampled_from([(1, 1, 1, 2), (2, 2, 2, 2)])
 images = st.fixed_dictionaries(
     {"dataset": st.sampled_from(["digits", "mnist", "cifar10"]), "levels": MIXES},
@@ -367,7 +396,7 @@ images = st.fixed_dictionaries(
 deeper = st.fixed_dictionaries({"dataset": st.just("cifar10"), "levels": MIXES, "blocks": TWICE})
 traced = st.fixed_dictionaries(
     {"dataset": st.sampled_from(["mnist", "cifar10"]), "levels": st.just("a-e"), "trace": st.text("ae")}
-).map(lambda values: {**values, "trace": (values["trace"] + "e" * 100)[:100]})
+).map(lambda values: {**values, "trace": ("a" + values["trace"] + "e" * 100)[:100]})
 baselines = st.fixed_dictionaries(
     {
         "dataset": st.sampled_from(["digits", "mnist", "cifar10"]),
@@ -381,7 +410,7 @@ baselines = st.fixed_dictionaries(
         **SWITCHES,
         **SCHEDULES_BY_HAND,
     },
-)
+).map(lambda values: values if values["method"] == "fedavg" else {**values, "label_restricted": False})
 text = st.fixed_dictionaries(
     {"dataset": st.just("wikitext2"), "levels": MIXES}, optional=SWITCHES | SCHEDULES_BY_HAND
 )
@@ -494,7 +523,39 @@ def test_the_papers_blocks_spelled_out_are_the_same_run() -> None:
 
 @pytest.mark.parametrize("partition", ["dirichlet-0.50", "dirichlet-5e-1", "dirichlet-.5"])
 def test_a_partition_has_one_name(partition: str) -> None:
+    assert mnist(partition=partition).partition == "dirichlet-0.5"
+    assert mnist(partition=partition) == mnist(partition="dirichlet-0.5")
     assert mnist(partition=partition).run_id == mnist(partition="dirichlet-0.5").run_id
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"levels": "a5-e5"}, {"levels": "a-e"}),
+        ({"levels": "a30-e70"}, {"levels": "a3-e7"}),
+        ({"levels": "e10"}, {"levels": "e"}),
+        ({"levels": "e", "selection": "rolling"}, {"levels": "e"}),
+        ({"levels": "e", "selection": "random", "assignment": "dynamic"}, {"levels": "e"}),
+        ({"shared_layers": 2}, {}),
+        ({"levels": "a", "method": "fedavg", "shared_layers": 2}, {"levels": "a", "method": "fedavg"}),
+        (
+            {"levels": "a", "method": "standalone", "shared_layers": 2},
+            {"levels": "a", "method": "standalone"},
+        ),
+        ({"arch": "preresnet18", "blocks": [1, 1, 1, 2]}, {"arch": "preresnet18"}),
+    ],
+    ids=str,
+)
+def test_settings_that_change_nothing_are_the_same_run(
+    settings: dict[str, Any], same: dict[str, Any]
+) -> None:
+    assert mnist(**settings) == mnist(**same)
+    assert mnist(**settings).run_id == mnist(**same).run_id
+
+
+def test_settings_that_change_something_are_kept() -> None:
+    assert mnist(selection="rolling").selection == "rolling"
+    assert mnist(levels="a", method="lg-fedavg", shared_layers=2).shared_layers == 2
 
 
 def test_the_name_tells_people_what_the_run_is() -> None:
@@ -521,7 +582,9 @@ UNKNOWN_PARTITION = (
     "and dirichlet-α, such as dirichlet-0.3"
 )
 ALPHA = "partition {!r} has α = {}, which is not allowed; α must be above 0"
-TEXT = "dataset wikitext2 allows partition iid and the methods heterofl and fedavg, not {} with {}"
+IMAGES_ONLY = "method {!r} is for images; dataset wikitext2 allows heterofl, fedavg"
+TEXT_PARTITION = "partition {!r} is not possible with dataset 'wikitext2'; allowed is iid"
+PERSONAL = "label_restricted True is not possible with method {!r}; allowed is False"
 
 
 @pytest.mark.parametrize(
@@ -573,7 +636,8 @@ TEXT = "dataset wikitext2 allows partition iid and the methods heterofl and feda
         ({"milestones": [0, 5]}, "milestones [0, 5] is not allowed; give rounds from 1 on, ascending"),
         ({"partition": "non-iid-0"}, UNKNOWN_PARTITION.format("non-iid-0")),
         ({"partition": "dirichlet"}, UNKNOWN_PARTITION.format("dirichlet")),
-        ({"partition": "dirichlet-x"}, UNKNOWN_PARTITION.format("dirichlet-x")),
+        ({"partition": "dirichlet-x"}, ALPHA.format("dirichlet-x", "x")),
+        ({"partition": "dirichlet-"}, ALPHA.format("dirichlet-", "")),
         ({"partition": "dirichlet-0"}, ALPHA.format("dirichlet-0", "0")),
         ({"partition": "dirichlet-0.0"}, ALPHA.format("dirichlet-0.0", "0.0")),
         ({"partition": "dirichlet-inf"}, ALPHA.format("dirichlet-inf", "inf")),
@@ -607,22 +671,27 @@ TEXT = "dataset wikitext2 allows partition iid and the methods heterofl and feda
         ),
         (
             {"dataset": "wikitext2", "levels": "a", "method": "standalone"},
-            TEXT.format("iid", "standalone"),
+            IMAGES_ONLY.format("standalone"),
         ),
         (
             {"dataset": "wikitext2", "levels": "a", "method": "lg-fedavg"},
-            TEXT.format("iid", "lg-fedavg"),
+            IMAGES_ONLY.format("lg-fedavg"),
+        ),
+        *(
+            (
+                {"dataset": "wikitext2", "partition": "non-iid-2", "protocol": it},
+                TEXT_PARTITION.format("non-iid-2"),
+            )
+            for it in (None, "paper", "short", "smoke", "custom")
+        ),
+        ({"dataset": "wikitext2", "partition": "dirichlet-0.3"}, TEXT_PARTITION.format("dirichlet-0.3")),
+        (
+            {"levels": "a", "method": "standalone", "label_restricted": True},
+            PERSONAL.format("standalone"),
         ),
         (
-            {"dataset": "wikitext2", "partition": "non-iid-2", "protocol": "smoke"},
-            TEXT.format("non-iid-2", "heterofl"),
-        ),
-        pytest.param(
-            *({"dataset": "wikitext2", "partition": "non-iid-2"}, TEXT.format("non-iid-2", "heterofl"))
-        ),
-        pytest.param(
-            {"dataset": "wikitext2", "partition": "non-iid-2", "protocol": "short"},
-            TEXT.format("non-iid-2", "heterofl"),
+            {"levels": "a", "method": "lg-fedavg", "label_restricted": True},
+            PERSONAL.format("lg-fedavg"),
         ),
         pytest.param(*({"arch": ["cnn"]}, RULE.format("arch", ["cnn"], ARCHITECTURES))),
         ({"arch": "vgg"}, RULE.format("arch", "vgg", ARCHITECTURES)),

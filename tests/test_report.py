@@ -226,13 +226,22 @@ def test_another_baseline_has_no_row(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"masked_loss": "zero"}, {"scaler": True}, {"label_restricted": True}, {"shared_layers": 1}],
+    ("method", "settings", "changed"),
+    [
+        ("lg-fedavg", {"masked_loss": "zero"}, "masked_loss zero"),
+        ("lg-fedavg", {"scaler": True}, "scaler True"),
+        ("lg-fedavg", {"shared_layers": 1}, "shared_layers 1"),
+        ("lg-fedavg", {"augmented": True}, "augmented True"),
+        ("standalone", {"masked_loss": "neg_inf", "scaler": True}, "scaler True, masked_loss neg_inf"),
+        ("fedavg", {"label_restricted": True}, "label_restricted True"),
+    ],
     ids=str,
 )
-def test_baselines_with_other_switches_are_told_apart(settings: dict[str, Any]) -> None:
-    run = a_run(method="lg-fedavg", **MLP, **settings)
-    assert report.variation(run) != report.variation(a_run(method="lg-fedavg", **MLP))
+def test_baselines_with_other_switches_are_told_apart(
+    method: str, settings: dict[str, Any], changed: str
+) -> None:
+    assert report.variation(a_run(method=method, **MLP)) == f"{method}, mlp"
+    assert report.variation(a_run(method=method, **MLP, **settings)) == f"{method}, mlp, {changed}"
 
 
 @pytest.mark.parametrize(
@@ -342,12 +351,21 @@ def test_a_perplexity_has_its_line_in_the_table_of_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"method": "fedavg"}, {"selection": "rolling"}, {"arch": "mlp"}, {"norm": "bn"}], ids=str
+    ("levels", "settings"),
+    [
+        ("a", {"method": "fedavg"}),
+        ("a-e", {"selection": "rolling"}),
+        ("a", {"arch": "mlp"}),
+        ("a", {"norm": "bn"}),
+        ("a", {"augmented": True}),
+    ],
+    ids=str,
 )
 @pytest.mark.usefixtures("outputs")
-def test_the_table_of_runs_tells_runs_apart(settings: dict[str, Any]) -> None:
+def test_the_table_of_runs_tells_runs_apart(levels: str, settings: dict[str, Any]) -> None:
     width = len(report.COLUMNS)
-    html = report.table_of_runs(pd.DataFrame([a_run(levels="a"), a_run(levels="a", **settings)])).to_html()
+    both = [a_run(levels=levels), a_run(levels=levels, **settings)]
+    html = report.table_of_runs(pd.DataFrame(both)).to_html()
     described = {tuple(cells(html)[start : start + 7]) for start in (0, width)}  # what stands before numbers
     assert len(described) == 2
 
@@ -366,12 +384,13 @@ def test_a_run_leads_to_its_page_if_it_has_one() -> None:
 @pytest.mark.usefixtures("outputs")
 def test_curves_carry_their_runs_settings() -> None:
     rounds = pd.DataFrame({"round": [1, 2], "global_accuracy": [10.0, 20.0]})
-    runs = pd.DataFrame([a_run(), a_run(levels="e")])
+    runs = pd.DataFrame([a_run(), a_run(levels="e", norm="bn"), a_run(method="fedavg", **MLP)])
     for run_id in runs["run_id"]:
         write_run({"run_id": run_id}, rounds)
     curves = report.curves(runs)
-    assert curves["levels"].tolist() == ["a-e", "a-e", "e", "e"]
-    assert curves["round"].tolist() == [1, 2, 1, 2]
+    assert curves["levels"].tolist() == ["a-e", "a-e", "e", "e", "a", "a"]
+    assert curves["variation"].tolist() == ["", "", "norm bn", "norm bn", "fedavg, mlp", "fedavg, mlp"]
+    assert curves["round"].tolist() == [1, 2, 1, 2, 1, 2]
 
 
 @pytest.mark.usefixtures("outputs")
@@ -382,7 +401,9 @@ def test_without_runs_the_table_is_empty() -> None:
 
 @pytest.mark.usefixtures("outputs")
 def test_without_runs_there_are_no_curves() -> None:
-    assert report.curves(report.results()).empty
+    curves = report.curves(report.results())
+    assert curves.empty
+    assert list(curves) == [*report.SETTINGS, "variation"]
 
 
 def test_schedules_are_what_runs_get() -> None:
