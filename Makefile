@@ -34,7 +34,7 @@ book: .venv/installed ## Builds the book from the records in outputs/; trains no
 	@echo "The book: $(CURDIR)/book/_build/html/index.html"
 
 test: .venv/installed ## Runs every check of the code, the notebooks and the book.
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 smoke: .venv/installed ## Runs every row of the ablation and every baseline from end to end, on digits, in minutes.
 	for model in cnn preresnet18; do \

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from heterofl_core.errors import InputError
-from heterofl_core.params import read_yaml
+from heterofl_core.settings import read_yaml
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,9 +88,9 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> None:
     """one run, without Jupyter"""
     from heterofl_core.federation import Federation
-    from heterofl_core.params import split_settings
     from heterofl_core.records import record_path
     from heterofl_core.runs import execute
+    from heterofl_core.settings import split_settings
 
     params, execution = split_settings(settings(options))
     record = execute(Federation(params), execution)
@@ -103,8 +103,8 @@ def run(options: argparse.Namespace) -> None:
 def study(options: argparse.Namespace) -> None:
     """all runs of a study that are not done yet"""
     from heterofl_core.federation import Federation
-    from heterofl_core.params import split_changes
     from heterofl_core.runs import execute, is_done
+    from heterofl_core.settings import split_changes
     from heterofl_core.studies import read_study
 
     changes, execution = split_changes(settings(options))

@@ -8,8 +8,9 @@ from typing import Any
 from heterofl_core.errors import InputError
 from heterofl_core.files import atomic
 from heterofl_core.folders import BOOK, ROOT
-from heterofl_core.params import RunParams, run_params, split_settings
+from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path
+from heterofl_core.settings import split_settings
 
 NOTEBOOKS = {"digits": "mnist", "mnist": "mnist", "cifar10": "cifar10", "wikitext2": "wikitext2"}
 """For each data set the notebook in `book/experiments/` of the paper's own setting."""

@@ -9,17 +9,16 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from heterofl_core.errors import InputError
 from heterofl_core.folders import PARAMS
-from heterofl_core.levels import LEVELS, Mix
+from heterofl_core.levels import Mix
+from heterofl_core.traces import read_trace
 
 SCHEDULES: dict[str, Any] = yaml.safe_load((PARAMS / "schedules.yaml").read_text(encoding="utf-8"))
 EVALUATIONS = 40  # points on a curve, unless eval_every says otherwise
@@ -188,6 +187,20 @@ class RunParams(BaseModel):
         return "_".join([*parts, f"s{self.seed}", digest])
 
 
+class Execution(BaseModel):
+    """How a run is executed; none of it changes the result.
+
+    Attributes:
+        workers: processes that execute clients side by side, one thread each; None for one a core.
+        force: redo a run that is finished.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: Count | None = None
+    force: bool = False
+
+
 def check_partition(partition: str) -> None:
     """Raises an `InputError` unless the partition is one that exists."""
     if partition.startswith("dirichlet-"):
@@ -212,18 +225,44 @@ def is_number(text: str) -> bool:
     return True
 
 
-class Execution(BaseModel):
-    """How a run is executed; none of it changes the result.
+def run_params(**values: Any) -> RunParams:
+    """Completes and validates the parameters of one run.
 
-    Attributes:
-        workers: processes that execute clients side by side, one thread each; None for one a core.
-        force: redo a run that is finished.
+    Only `dataset` and `levels` are needed; None counts as not given. The architecture and the schedule
+    follow from `protocol`, `dataset` and `partition` (`params/schedules.yaml`). Any part of them that is
+    given wins, and the run is then recorded as `custom`. As in the paper, a single level is always `fix`,
+    and a mix is `dynamic` unless `fix` is given.
+
+    Raises:
+        InputError: one sentence that names the parameter, its value and what is allowed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    workers: Count | None = None
-    force: bool = False
+    given = without_none(values)
+    if str(given.get("trace", "")).endswith(".csv"):
+        given["trace"] = read_trace(given["trace"])
+    plan = planned_schedule(given) | planned_method(given)
+    arch = str(given.get("arch", plan.get("arch")))
+    plan |= {"norm": ARCHITECTURE_NORMS[arch]} if arch in ARCHITECTURE_NORMS else {}
+    try:
+        params = RunParams(**{"assignment": "trace" if "trace" in given else "dynamic", **plan, **given})
+    except ValidationError as failure:
+        raise InputError(sentence(failure)) from failure
+    mix = Mix.parse(params.levels)
+    changes: dict[str, Any] = {"levels": str(mix)}
+    settings = params.model_dump(mode="json")
+    if any(settings[name] != plan[name] for name in SCHEDULE):
+        changes["protocol"] = "custom"
+    if changes.get("protocol", params.protocol) != "short":
+        changes["schedule_factor"] = 1.0
+    if len(mix.levels) == 1:
+        changes |= {"assignment": "fix", "trace": None, "selection": "static"}
+    if params.method != "lg-fedavg":
+        changes["shared_layers"] = RunParams.model_fields["shared_layers"].default
+    if params.blocks == PAPER_BLOCKS:
+        changes["blocks"] = None
+    if params.partition.startswith("dirichlet-"):
+        alpha = float(params.partition.removeprefix("dirichlet-"))
+        changes["partition"] = f"dirichlet-{np.format_float_positional(alpha, trim='-')}"
+    return params.model_copy(update=changes)
 
 
 def planned_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,42 +317,11 @@ def shortened(plan: Mapping[str, Any], factor: Any) -> dict[str, Any]:
     }
 
 
-def run_params(**values: Any) -> RunParams:
-    """Completes and validates the parameters of one run.
-
-    Only `dataset` and `levels` are needed; None counts as not given. The architecture and the schedule
-    follow from `protocol`, `dataset` and `partition` (`params/schedules.yaml`). Any part of them that is
-    given wins, and the run is then recorded as `custom`. As in the paper, a single level is always `fix`,
-    and a mix is `dynamic` unless `fix` is given.
-
-    Raises:
-        InputError: one sentence that names the parameter, its value and what is allowed.
-    """
-    given = with_levels_of_trace(without_none(values))
-    plan = planned_schedule(given) | planned_method(given)
-    arch = str(given.get("arch", plan.get("arch")))
-    plan |= {"norm": ARCHITECTURE_NORMS[arch]} if arch in ARCHITECTURE_NORMS else {}
-    try:
-        params = RunParams(**{"assignment": "trace" if "trace" in given else "dynamic", **plan, **given})
-    except ValidationError as failure:
-        raise InputError(sentence(failure)) from failure
-    mix = Mix.parse(params.levels)
-    changes: dict[str, Any] = {"levels": str(mix)}
-    settings = params.model_dump(mode="json")
-    if any(settings[name] != plan[name] for name in SCHEDULE):
-        changes["protocol"] = "custom"
-    if changes.get("protocol", params.protocol) != "short":
-        changes["schedule_factor"] = 1.0
-    if len(mix.levels) == 1:
-        changes |= {"assignment": "fix", "trace": None, "selection": "static"}
-    if params.method != "lg-fedavg":
-        changes["shared_layers"] = RunParams.model_fields["shared_layers"].default
-    if params.blocks == PAPER_BLOCKS:
-        changes["blocks"] = None
-    if params.partition.startswith("dirichlet-"):
-        alpha = float(params.partition.removeprefix("dirichlet-"))
-        changes["partition"] = f"dirichlet-{np.format_float_positional(alpha, trim='-')}"
-    return params.model_copy(update=changes)
+def planned_method(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The switches that a baseline turns off: it knows neither label masks nor the Scaler."""
+    if given.get("method", "heterofl") == "heterofl":
+        return {}
+    return {"masked_loss": "none", "label_restricted": False, "scaler": False}
 
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,106 +344,3 @@ def sentence(failure: ValidationError) -> str:
     if error["type"] == "missing":
         return f"parameter {name!r} is missing; it must be given"
     return f"parameter {name!r} has the value {error['input']!r}, which is not allowed: {error['msg']}"
-
-
-def planned_method(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The switches that a baseline turns off: it knows neither label masks nor the Scaler."""
-    if given.get("method", "heterofl") == "heterofl":
-        return {}
-    return {"masked_loss": "none", "label_restricted": False, "scaler": False}
-
-
-def with_levels_of_trace(given: dict[str, Any]) -> dict[str, Any]:
-    """Replaces a trace that is given as a table, a CSV file with columns client and level, by its levels.
-
-    Raises:
-        InputError: the file cannot be read, or does not give each client from 0 on exactly one level.
-    """
-    path = str(given.get("trace", ""))
-    if not path.endswith(".csv"):
-        return given
-    try:
-        table = pd.read_csv(path, dtype=str)
-        levels = dict(zip(table["client"], table["level"], strict=True))
-    except OSError as error:
-        raise InputError(f"trace {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            f"trace {path} is not a table with the columns client and level ({error})"
-        ) from error
-    clients = [str(client) for client in range(len(table))]
-    unknown = [client for client in table["client"] if client not in clients]
-    if unknown:
-        raise InputError(
-            f"trace {path} names the unknown client {unknown[0]!r}; its {len(table)} lines must be about the "
-            f"clients 0 to {len(table) - 1}"
-        )
-    twice = table["client"][table["client"].duplicated()].tolist()
-    if twice:
-        raise InputError(f"trace {path} names client {twice[0]} twice")
-    wrong = [level for level in levels.values() if level not in list(LEVELS)]
-    if wrong:
-        raise InputError(f"trace {path} has the level {wrong[0]!r}, which is none of a to e")
-    return {**given, "trace": "".join(levels[client] for client in clients)}
-
-
-def split_settings(values: Mapping[str, Any]) -> tuple[RunParams, Execution]:
-    """Validates settings of a run, and of its execution, that were given under one roof.
-
-    Raises:
-        InputError: see `run_params`.
-    """
-    given, execution = split_changes(values)
-    return run_params(**given), execution
-
-
-def split_changes(values: Mapping[str, Any]) -> tuple[dict[str, Any], Execution]:
-    """Tells settings of its execution, validated, from those of a run, which may be incomplete.
-
-    Raises:
-        InputError: see `run_params`.
-    """
-    given = without_none(values)
-    about_execution = {name: value for name, value in given.items() if name in Execution.model_fields}
-    try:
-        execution = Execution(**about_execution)
-    except ValidationError as failure:
-        raise InputError(sentence(failure)) from failure
-    return {name: value for name, value in given.items() if name not in about_execution}, execution
-
-
-def from_namespace(namespace: Mapping[str, Any]) -> tuple[RunParams, Execution]:
-    """Validates the settings that stand as plain variables in a notebook's first cells.
-
-    Every variable there that holds a number, a text, a truth value, a list or None counts as a
-    setting, so that a misspelt one that papermill injected is found. Names with a leading underscore,
-    and IPython's `In` and `Out`, are the notebook's own.
-
-    Raises:
-        InputError: see `run_params`.
-    """
-    literal = (int, float, str, bool, list, tuple, type(None))
-    return split_settings(
-        {
-            name: value
-            for name, value in namespace.items()
-            if not name.startswith("_") and name not in ("In", "Out") and isinstance(value, literal)
-        }
-    )
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads the parameters of one run from a YAML file.
-
-    Raises:
-        InputError: the file cannot be read, or is no mapping of names to values.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"parameter file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"parameter file {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"parameter file {path} must hold lines of the form 'name: value'")
-    return values

@@ -14,7 +14,8 @@ from typing import Any
 from heterofl_core.errors import InputError
 from heterofl_core.folders import PARAMS
 from heterofl_core.levels import LEVELS, all_mixes
-from heterofl_core.params import RunParams, read_yaml, run_params
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.settings import read_yaml
 
 STUDIES = PARAMS / "studies"
 TABLES = ("table5", "table6", "table7")

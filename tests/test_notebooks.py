@@ -12,8 +12,9 @@ import pytest
 from heterofl_core.errors import InputError
 from heterofl_core.folders import data_folder
 from heterofl_core.notebooks import NOTEBOOKS, notebook_of, run_notebook
-from heterofl_core.params import SCHEDULES, Execution, RunParams, from_namespace, run_params
+from heterofl_core.params import SCHEDULES, Execution, RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path, runs_folder
+from heterofl_core.settings import from_namespace
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "book" / "experiments"
 SMOKE: dict[str, Any] = {

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import create_model
 
 from heterofl_core.errors import InputError
-from heterofl_core.params import RunParams, from_namespace, read_yaml, run_params, split_settings
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.settings import from_namespace, read_yaml, split_settings
 
 PAPER: dict[str, Any] = {
     "num_clients": 100,

@@ -13,7 +13,7 @@ from heterofl_core import provenance
 from heterofl_core.provenance import RESULT_MODULES, code_hash, git, meaning
 
 CORE = Path(provenance.__file__).parent
-NO_RESULT = {"params", "errors", "files", "folders", "records", "checkpoints", "cost", "provenance"}
+NO_RESULT = {"params", "traces", "errors", "files", "folders", "records", "checkpoints", "cost", "provenance"}
 """Modules that a run uses and that cannot change its accuracy."""
 
 

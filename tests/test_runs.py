@@ -14,8 +14,9 @@ import pytest
 from heterofl_core import runs
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
-from heterofl_core.params import RunParams, run_params, split_settings
+from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import checkpoint_path, read_record, read_rounds, record_path, rounds_path
+from heterofl_core.settings import split_settings
 
 TINY = {
     "dataset": "digits",

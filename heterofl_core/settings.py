@@ -1,0 +1,73 @@
+"""Settings as people give them: in YAML, in a notebook, on the command line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from heterofl_core.errors import InputError
+from heterofl_core.params import Execution, RunParams, run_params, sentence, without_none
+
+
+def split_settings(values: Mapping[str, Any]) -> tuple[RunParams, Execution]:
+    """Validates settings of a run, and of its execution, that were given under one roof.
+
+    Raises:
+        InputError: see `run_params`.
+    """
+    given, execution = split_changes(values)
+    return run_params(**given), execution
+
+
+def split_changes(values: Mapping[str, Any]) -> tuple[dict[str, Any], Execution]:
+    """Tells settings of its execution, validated, from those of a run, which may be incomplete.
+
+    Raises:
+        InputError: see `run_params`.
+    """
+    given = without_none(values)
+    about_execution = {name: value for name, value in given.items() if name in Execution.model_fields}
+    try:
+        execution = Execution(**about_execution)
+    except ValidationError as failure:
+        raise InputError(sentence(failure)) from failure
+    return {name: value for name, value in given.items() if name not in about_execution}, execution
+
+
+def from_namespace(namespace: Mapping[str, Any]) -> tuple[RunParams, Execution]:
+    """Validates the settings that stand as plain variables in a notebook's first cells.
+
+    Every variable there that holds a number, a text, a truth value, a list or None counts as a
+    setting, so that a misspelt one that papermill injected is found. Names with a leading underscore,
+    and IPython's `In` and `Out`, are the notebook's own.
+
+    Raises:
+        InputError: see `run_params`.
+    """
+    literal = (int, float, str, bool, list, tuple, type(None))
+    return split_settings(
+        {
+            name: value
+            for name, value in namespace.items()
+            if not name.startswith("_") and name not in ("In", "Out") and isinstance(value, literal)
+        }
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads the parameters of one run from a YAML file.
+
+    Raises:
+        InputError: the file cannot be read, or is no mapping of names to values.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"parameter file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"parameter file {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"parameter file {path} must hold lines of the form 'name: value'")
+    return values
