@@ -52,12 +52,13 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
         return None
     path = executed_path(params.run_id)
     source = BOOK / "experiments" / f"{notebook_of(params)}.ipynb"
+    trace = {"trace": params.trace} if params.trace else {}  # the kernel might not find a table's path
     with atomic(path) as temporary:
         try:
             papermill.execute_notebook(
                 source,
                 temporary,
-                parameters={**values, "trace": params.trace},  # a table is found from here only
+                parameters={**values, **trace},
                 cwd=ROOT,
                 kernel_name="python3",
                 progress_bar=False,  # the run's own bar says more

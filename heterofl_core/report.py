@@ -55,7 +55,6 @@ SETTINGS = ["run_id", "dataset", "partition", "levels", "assignment", "protocol"
 
 COLUMNS = {
     "dataset": "Data",
-    "partition": "Partition",
     "levels": "Levels",
     "variation": "Changed",
     "schedule": "Schedule",
@@ -179,6 +178,7 @@ def table_of_runs(runs: pd.DataFrame) -> Styler:
     """`beside_paper` for people: each run leads to its page, if it has one."""
     table = beside_paper(runs)
     table["metric"] = table["metric"].map({name: metric.title for name, metric in METRICS.items()})
+    table["dataset"] += ", " + table["partition"]
     table["schedule"] = table["protocol"] + ", " + table["rounds"].astype(str) + " rounds"
     described = table["levels"] + ", " + table["assignment"]
     table["levels"] = [

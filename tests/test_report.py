@@ -332,10 +332,10 @@ def test_the_table_of_runs_has_two_decimals_and_a_sign_on_differences() -> None:
     assert re.findall(r"<th .*?>(.*?)</th>", html) == list(report.COLUMNS.values())
     width = len(report.COLUMNS)
     iid, _, local = (cells(html)[start : start + width] for start in range(0, 3 * width, width))
-    assert iid[:5] == ["mnist", "iid", "a-e, dynamic", "norm bn", "paper, 200 rounds"]
-    assert iid[6:] == ["Global accuracy", "–", "99.00", "98.50", "–", "current"]
+    assert iid[:4] == ["mnist, iid", "a-e, dynamic", "norm bn", "paper, 200 rounds"]
+    assert iid[5:] == ["Global accuracy", "–", "99.00", "98.50", "–", "current"]
     assert local == [
-        *("mnist", "non-iid-2", "a-e, dynamic", "", "paper, 400 rounds", "0", "Local accuracy"),
+        *("mnist, non-iid-2", "a-e, dynamic", "", "paper, 400 rounds", "0", "Local accuracy"),
         *(f"{paper:.2f}", "99.26", "97.00", f"{99.256 - paper:+.2f}", "current"),
     ]
 
@@ -345,7 +345,7 @@ def test_a_perplexity_has_its_line_in_the_table_of_runs() -> None:
     html = report.table_of_runs(pd.DataFrame([a_run(dataset="wikitext2"), a_run()])).to_html()
     paper = printed("table7_wikitext2.csv", "a-e", "iid_global_perplexity")
     assert cells(html)[len(report.COLUMNS) :] == [
-        *("wikitext2", "iid", "a-e, dynamic", "", "paper, 100 rounds", "0", "Perplexity"),
+        *("wikitext2, iid", "a-e, dynamic", "", "paper, 100 rounds", "0", "Perplexity"),
         *(f"{paper:.2f}", "3.25", "3.50", f"{3.25 - paper:+.2f}", "current"),
     ]
 
