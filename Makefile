@@ -38,9 +38,9 @@ test: .venv/installed ## Runs every check of the code, the notebooks and the boo
 
 smoke: .venv/installed ## Runs every row of the ablation and every baseline from end to end, on digits, in minutes.
 	for model in cnn preresnet18; do \
-	  HETEROFL_OUTPUTS=outputs/smoke $(CORE) study ablation -p protocol=smoke -p dataset=digits -p arch=$$model; \
+	  HETEROFL_OUTPUTS=outputs/smoke $(CORE) study ablation -p protocol=smoke -p dataset=digits -p num_clients=20 -p arch=$$model; \
 	done
-	HETEROFL_OUTPUTS=outputs/smoke $(CORE) study baselines -p protocol=smoke -p dataset=digits
+	HETEROFL_OUTPUTS=outputs/smoke $(CORE) study baselines -p protocol=smoke -p dataset=digits -p num_clients=20
 
 lint: .venv/installed ## Checks style and types, notebooks included.
 	$(BIN)/ruff check .
