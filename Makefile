@@ -30,7 +30,7 @@ run: .venv/installed ## Runs one experiment through papermill: make run P="-p da
 book: .venv/installed ## Builds the book from the records in outputs/; trains nothing.
 	$(CORE) collect
 	$(CORE) pages
-	$(BIN)/jupyter-book build book --warningiserror --nitpick --keep-going --quiet
+	$(BIN)/jupyter-book build book --all --warningiserror --nitpick --keep-going --quiet
 	@echo "The book: $(CURDIR)/book/_build/html/index.html"
 
 test: .venv/installed ## Runs every check of the code, the notebooks and the book.

@@ -5,6 +5,7 @@ then shows once.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib
@@ -158,22 +159,22 @@ def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
         plot.remove()
     for plot, (names, runs) in zip(plots.flat, panels, strict=False):
         for _, run in runs.groupby("run_id"):
-            levels = run["levels"].iloc[0]
+            levels, changed = run["levels"].iloc[0], run["variation"].iloc[0]
             plot.plot(
                 run["round"],
                 run[metric],
                 color=LEVEL_COLOURS[levels[0]],
                 linestyle="-" if len(levels) == 1 else "--",
-                marker="o",
+                marker="o" if not changed else "s",
                 ms=3,
-                label=", ".join(filter(None, (levels, run["variation"].iloc[0]))),
+                label=textwrap.fill(", ".join(filter(None, (levels, changed))), 24),
             )
         plot.set(
             title=", ".join(map(str, names)),
             xlabel="communication round",
             ylabel=METRICS[metric].axis,
         )
-        plot.legend(frameon=False, loc="lower right", title="levels")
+        plot.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="levels", fontsize=8)
         plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
