@@ -14,6 +14,7 @@ from heterofl_core.clients import ClientTask, ModelCopy, client_update
 from heterofl_core.cost import EXAMPLES, Cost, mix_cost, model_cost
 from heterofl_core.examples import SEQUENCE_LENGTH, Examples, ImageExamples, TextExamples
 from heterofl_core.executor import on_one_thread
+from heterofl_core.federation import round_half_up
 from heterofl_core.levels import Mix, width_rate
 from heterofl_core.models import build_model
 from heterofl_core.params import RunParams
@@ -63,7 +64,7 @@ def estimate(params: RunParams) -> Estimate:
     """The work of a run, and its time from a few timed steps of the same models on this machine."""
     sizes, mix = SIZES[params.dataset], Mix.parse(params.levels)
     text = params.dataset == "wikitext2"
-    active = max(round(params.participation * params.num_clients), 1)
+    active = max(round_half_up(params.participation * params.num_clients), 1)
     per_client = sizes.train / params.num_clients
     batch = max(1, params.batch_size // params.num_clients) if text else params.batch_size
     epochs = params.rounds * active * params.local_epochs
