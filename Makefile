@@ -5,9 +5,11 @@ PYTHON ?= python3
 # Options for pip: for instance, an index with CPU-only builds of torch.
 PIP_OPTIONS ?=
 BIN := .venv/bin
+EXTRAS := train,book,pipeline,cluster,dev
 CORE := $(BIN)/python -m heterofl_core
 
-.PHONY: help quickstart run book test smoke lint lock clean
+
+.PHONY: help quickstart run book study status test smoke lint lock clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -17,7 +19,7 @@ help: ## Shows this list.
 	@echo "Installing into .venv; this takes some minutes, once."
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,book,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 quickstart: .venv/installed ## Installs, runs HeteroFL on handwritten digits through papermill, builds the book.
@@ -28,10 +30,13 @@ run: .venv/installed ## Runs one experiment through papermill: make run P="-p da
 	$(CORE) notebook $(P)
 
 book: .venv/installed ## Builds the book from the records in outputs/; trains nothing.
-	$(CORE) collect
-	$(CORE) pages
-	$(BIN)/jupyter-book build book --all --warningiserror --nitpick --keep-going --quiet
-	@echo "The book: $(CURDIR)/book/_build/html/index.html"
+	$(CORE) book
+
+study: .venv/installed ## Does a whole study, and the book with it; resumes: make study STUDY=table5 P="--profile slurm"
+	$(CORE) pipeline $(STUDY) $(P)
+
+status: .venv/installed ## Says how far a study is: done, running, failed, missing, time left: make status STUDY=table5
+	@$(CORE) status $(STUDY) $(P)
 
 test: .venv/installed ## Runs every check of the code, the notebooks and the book.
 	$(BIN)/pytest -n auto --dist loadfile
@@ -51,7 +56,7 @@ lint: .venv/installed ## Checks style and types, notebooks included.
 lock: ## Derives constraints.txt from the versions in pyproject.toml.
 	rm -rf .lock
 	$(PYTHON) -m venv .lock
-	.lock/bin/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[train,book,dev]'
+	.lock/bin/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[$(EXTRAS)]'
 	{ echo '# Derived from pyproject.toml by `make lock`; not to be edited.'; \
 	  .lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
 	rm -rf .lock

@@ -1,10 +1,13 @@
 """The command line: `python -m heterofl_core COMMAND`.
 
 run       one run, without Jupyter
-study     all runs of a study that are not done yet, one after the other
 notebook  one run through its papermill notebook, which then is a page of the book
+study     all runs of a study that are not done yet, one after the other, without Jupyter
+pipeline  whole studies through Snakemake, here or on a cluster, and the book with them
+status    how far studies are: done, running, failed, missing, and the time left
+verify    the first rounds of a finished run again, compared with its record
 collect   all records into outputs/results.csv
-pages     executed notebooks into the book
+book      the book, from all records
 list      the runs of a study, or of all, with their work and time
 cost      what each mix costs a client, as in Tables 5 to 7
 """
@@ -16,10 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from heterofl_core.errors import InputError
-from heterofl_core.settings import read_yaml
+from heterofl_core.settings import from_texts, read_yaml
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,13 +46,25 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=command.__doc__)
         if command is study:
             one.add_argument("study", help="a name in params/studies/, or a YAML file")
-        one.add_argument("-f", "--file", type=Path, help="YAML file with lines of the form 'name: value'")
-        one.add_argument(
-            "-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="wins over the file"
-        )
+        add_settings(one)
         one.add_argument("--force", action="store_true", help="redo a run that is finished")
         one.set_defaults(command=command)
-    for name, command in (("collect", collect), ("pages", pages)):
+    one = commands.add_parser("pipeline", help=pipeline.__doc__)
+    one.add_argument("studies", nargs="*", help="names in params/studies/, or YAML files")
+    add_settings(one)
+    one.add_argument("--redo-stale", action="store_true", help="redo the runs that other code made")
+    one.add_argument("--profile", help="slurm, kubernetes, or a folder with a profile of your own")
+    one.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    one.set_defaults(command=pipeline)
+    one = commands.add_parser("status", help=status.__doc__)
+    one.add_argument("studies", nargs="*", help="names in params/studies/, or YAML files; all unless given")
+    add_settings(one)
+    one.set_defaults(command=status)
+    one = commands.add_parser("verify", help=verify.__doc__)
+    one.add_argument("run", help="its id")
+    one.add_argument("--rounds", type=int, help="to execute; up to the first evaluated one unless given")
+    one.set_defaults(command=verify)
+    for name, command in (("collect", collect), ("book", book)):
         commands.add_parser(name, help=command.__doc__).set_defaults(command=command)
     one = commands.add_parser("list", help=list_runs.__doc__)
     which = one.add_mutually_exclusive_group(required=True)
@@ -71,18 +84,19 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_settings(command: argparse.ArgumentParser) -> None:
+    """The options that `settings` reads."""
+    command.add_argument("-f", "--file", type=Path, help="YAML file with lines of the form 'name: value'")
+    command.add_argument(
+        "-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="wins over the file"
+    )
+
+
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """The file's values, then those of the command line."""
     values = read_yaml(options.file) if options.file else {}
-    for text in options.param:
-        name, separator, value = text.partition("=")
-        if not separator:
-            raise InputError(f"-p {text!r} is not of the form NAME=VALUE")
-        try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"-p {text!r} has a value that is not YAML") from error
-    return values | ({"force": True} if options.force else {})
+    values |= from_texts(options.param)
+    return values | ({"force": True} if getattr(options, "force", False) else {})
 
 
 def run(options: argparse.Namespace) -> None:
@@ -103,6 +117,7 @@ def run(options: argparse.Namespace) -> None:
 def study(options: argparse.Namespace) -> None:
     """all runs of a study that are not done yet"""
     from heterofl_core.federation import Federation
+    from heterofl_core.locks import is_locked
     from heterofl_core.runs import execute, is_done
     from heterofl_core.settings import split_changes
     from heterofl_core.studies import read_study
@@ -111,7 +126,7 @@ def study(options: argparse.Namespace) -> None:
     runs = read_study(options.study, **changes).runs
     open_runs = [params for params in runs if execution.force or not is_done(params)]
     print(f"{options.study}: {len(runs)} runs, {len(runs) - len(open_runs)} of them done")
-    for params in open_runs:
+    for params in sorted(open_runs, key=lambda params: is_locked(params.run_id)):  # others' runs last
         print(params.run_id)
         execute(Federation(params), execution)
 
@@ -132,12 +147,57 @@ def collect(options: argparse.Namespace) -> None:
     print(collect())
 
 
-def pages(options: argparse.Namespace) -> None:
-    """executed notebooks into the book"""
-    from heterofl_core.pages import copy_pages
+def book(options: argparse.Namespace) -> None:
+    """the book, from all records"""
+    from heterofl_core.pages import build_book
 
-    for page in copy_pages():
-        print(page)
+    print(f"The book: {build_book()}")
+
+
+def pipeline(options: argparse.Namespace) -> None:
+    """whole studies through Snakemake, and the book with them"""
+    from heterofl_core.pipeline import plan, snakemake_command
+    from heterofl_core.settings import to_texts
+    from heterofl_core.timings import timings_for
+
+    given = to_texts(settings(options))
+    timings_for(plan(options.studies, given, options.redo_stale).runs.values())
+    status(options)
+    command = snakemake_command(options.studies, given, options.redo_stale, options.profile)
+    sys.stdout.flush()
+    os.execv(command[0], [*command, *(["--dry-run"] if options.dry_run else [])])
+
+
+def status(options: argparse.Namespace) -> None:
+    """how far studies are, and the time left"""
+    from heterofl_core.estimate import kept_timings
+    from heterofl_core.pipeline import statuses_of
+    from heterofl_core.settings import split_changes
+    from heterofl_core.status import summary
+    from heterofl_core.studies import study_names
+
+    changes, _ = split_changes(settings(options))
+    timings = kept_timings()
+    for name in options.studies or study_names():
+        statuses = list(statuses_of([name], changes).values())
+        print(summary(name, statuses, timings))
+        for one in statuses:
+            if one.state in ("running", "failed", "stopped", "damaged"):
+                print(f"  {one.state} {one.params.run_id}: {one.detail}")
+
+
+def verify(options: argparse.Namespace) -> None:
+    """the first rounds of a finished run again, compared with its record"""
+    from heterofl_core.params import Execution
+    from heterofl_core.verify import verify
+
+    found = verify(options.run, options.rounds, Execution())
+    print(found.curve.to_string(index=False))
+    for name, (then, now) in found.changed.items():
+        print(f"{name} was {then}, is {now}")
+    if len(found.differences):
+        raise InputError(f"{options.run} differs in {len(found.differences)} of {len(found.curve)} values")
+    print(f"{options.run}: {found.rounds} rounds are identical in all {len(found.curve)} values")
 
 
 def list_runs(options: argparse.Namespace) -> None:
@@ -148,16 +208,18 @@ def list_runs(options: argparse.Namespace) -> None:
     if options.ids:
         print(*(params.run_id for params in runs), sep="\n")
         return
-    from heterofl_core.estimate import estimate
+    from heterofl_core.estimate import seconds_of
+    from heterofl_core.timings import macs_of, timings_for
 
+    timings = timings_for(runs)
     width = max(len(params.run_id) for params in runs)
     print(f"{'run':{width}}  {'10^12 MACs':>10}  {'hours here':>10}")
-    hours = 0.0
+    total = 0.0
     for params in runs:
-        work = estimate(params)
-        hours += work.seconds / 3600
-        print(f"{params.run_id:{width}}  {work.macs / 1e12:10.1f}  {work.seconds / 3600:10.2f}")
-    print(f"{len(runs)} runs, {hours:.0f} hours on this machine")
+        hours = (seconds_of(params, timings) or 0.0) / 3600
+        total += hours
+        print(f"{params.run_id:{width}}  {macs_of(params) / 1e12:10.1f}  {hours:10.2f}")
+    print(f"{len(runs)} runs, {total:.0f} hours on this machine")
 
 
 def cost(options: argparse.Namespace) -> None:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Weights
 from heterofl_core.files import atomic
 from heterofl_core.provenance import code_hash
+from heterofl_core.records import START_ANEW, read_progress
 
 
 @dataclass
@@ -40,11 +41,18 @@ class RunState:
 
 
 def save_checkpoint(path: Path, state: RunState) -> None:
-    """Writes the state atomically: tensors, with the rest as JSON in the same file's header."""
+    """Writes the state atomically: tensors, with the rest as JSON in the same file's header.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     progress = {name: value for name, value in vars(state).items() if name != "weights"}
     header = {"progress": json.dumps(progress), "code_hash": code_hash()}
     with atomic(path) as temporary:
-        save_file(flatten(state.weights), temporary, metadata=header)
+        try:
+            save_file(flatten(state.weights), temporary, metadata=header)
+        except SafetensorError as error:  # hides the system's own error
+            raise InputError(f"cannot write {path}: {error}; what was saved before still stands") from error
 
 
 def load_checkpoint(path: Path) -> RunState:
@@ -54,18 +62,14 @@ def load_checkpoint(path: Path) -> RunState:
         InputError: the file is damaged, or other code wrote it: continuing would mix two programs in
             one result.
     """
-    advice = "delete it to start the run anew"
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = RunState(unflatten(tensors), **json.loads(header["progress"]))
-        writer = header["code_hash"]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"checkpoint {path} is damaged ({error}); {advice}") from error
+    progress = read_progress(path)
+    writer = progress.pop("code_hash")
     if writer != code_hash():
-        raise InputError(f"checkpoint {path} was written by other code ({writer}); {advice}")
-    return state
+        raise InputError(f"checkpoint {path} was written by other code ({writer}); {START_ANEW}")
+    try:
+        return RunState(unflatten(load_file(path)), **progress)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise InputError(f"checkpoint {path} is damaged ({error}); {START_ANEW}") from error
 
 
 def flatten(weights: Weights) -> dict[str, Tensor]:

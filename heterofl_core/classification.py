@@ -147,7 +147,7 @@ class Classification(Task):
 
     def accuracies(self, logits: Tensor) -> dict[str, float]:
         """Global and Local accuracy from the logits of all test images, shape (images, labels)."""
-        labels, known = torch.from_numpy(self.data.test_labels), torch.from_numpy(self.known())
+        labels, known = torch.tensor(self.data.test_labels), torch.from_numpy(self.known())
         held = torch.from_numpy(self.partition.held[self.owners()])  # (images, labels)
         masked = mask_logits(logits, held, self.params.masked_loss)
         return {
@@ -190,7 +190,7 @@ class Classification(Task):
             for group in (clients[start : start + GROUP] for start in range(0, len(clients), GROUP))
         ]
         answers = side_by_side(probabilities_of, jobs, workers)
-        labels, known = torch.from_numpy(self.data.test_labels), torch.from_numpy(self.known())
+        labels, known = torch.tensor(self.data.test_labels), torch.from_numpy(self.known())
         own = torch.zeros(len(labels), self.data.num_labels)
         for _, group in answers:
             for client, probabilities in group.items():

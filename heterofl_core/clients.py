@@ -98,7 +98,7 @@ def client_update(task: ClientTask) -> ClientUpdate:
     optimizer = torch.optim.SGD(
         model.parameters(), lr=task.lr, momentum=task.momentum, weight_decay=task.weight_decay, foreach=True
     )
-    held = torch.from_numpy(task.held)
+    held = torch.tensor(task.held)
     losses = []
     model.train()
     for _ in range(task.local_epochs):

@@ -1,7 +1,6 @@
-"""Image data sets as arrays in memory, decoded once and then read from a cache."""
+"""Image data sets as arrays, decoded once and then mapped from a cache."""
 
 import io
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -67,36 +66,44 @@ def load_images(dataset: str) -> Images:
     """
     if dataset == "digits":
         return load_digits()
-    cache = cache_folder() / f"{dataset}.npz"
-    if cache.exists():
-        return Images(**read_cache(cache, Images))
-    images = READERS[dataset]()
-    write_cache(cache, asdict(images))
-    return images
+    cache = cache_folder() / dataset
+    arrays = read_cache(cache, Images)
+    if arrays is None:
+        arrays = asdict(READERS[dataset]())
+        write_cache(cache, arrays)
+    return Images(**arrays)
 
 
-def write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Keeps decoded arrays."""
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+def write_cache(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Keeps decoded arrays, a file for each."""
+    for name, array in arrays.items():
+        with atomic(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
 
 
-def read_cache(path: Path, kind: type) -> dict[str, np.ndarray]:
-    """Reads arrays that were decoded before; never a pickle.
+def read_cache(folder: Path, kind: type) -> dict[str, np.ndarray] | None:
+    """Maps arrays that were decoded before into memory, where all processes share them; never a pickle.
 
     Args:
-        kind: the dataclass whose fields the file must have.
+        kind: the dataclass whose fields the folder must have.
+
+    Returns:
+        Arrays that cannot be written to; None if one is not there.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: a file is damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {field.name: arrays[field.name] for field in fields(kind)}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"cached data {path} is damaged ({error}); delete it, and it is made anew"
-        ) from error
+    arrays = {}
+    for path in (folder / f"{field.name}.npy" for field in fields(kind)):
+        try:
+            arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"cached data {path} is damaged ({error}); delete it, and it is made anew"
+            ) from error
+    return arrays
 
 
 def load_digits() -> Images:

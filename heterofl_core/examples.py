@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heterofl_core.params import SEQUENCE_LENGTH
+
 PADDING = 4  # pixels on each side, before a random crop of the original size
 MASK_RATE = 0.15  # share of tokens that are masked
-SEQUENCE_LENGTH = 64  # tokens that the Transformer sees at once
 
 
 class Examples(Protocol):
@@ -42,7 +43,7 @@ class ImageExamples:
         """Shuffled batches; the last one may be smaller."""
         inputs = augment(self.inputs, rng) if self.augmented else self.inputs
         images = normalise(inputs, self.mean, self.deviation)
-        labels = torch.from_numpy(self.labels)
+        labels = torch.tensor(self.labels)
         for batch in torch.from_numpy(rng.permutation(len(labels))).split(batch_size):
             yield images[batch], labels[batch]
 
@@ -64,7 +65,7 @@ class TextExamples:
         is masked with the same probability, and all of them are to be predicted.
         """
         for first in range(0, len(self.tokens), batch_size):
-            rows = torch.from_numpy(self.tokens[first : first + batch_size])
+            rows = torch.tensor(self.tokens[first : first + batch_size])
             for targets in rows.split(SEQUENCE_LENGTH, dim=1):
                 masked = torch.from_numpy(rng.random(targets.shape) < MASK_RATE)
                 yield targets.masked_fill(masked, self.num_tokens), targets
@@ -72,7 +73,7 @@ class TextExamples:
 
 def normalise(inputs: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> Tensor:
     """Bytes of shape (batch, channels, height, width) as floats with the data set's mean 0, deviation 1."""
-    shift, scale = (torch.from_numpy(value).float() for value in (mean, deviation))
+    shift, scale = (torch.tensor(value).float() for value in (mean, deviation))
     return (torch.tensor(inputs).float() - shift) / scale
 
 

@@ -1,11 +1,15 @@
-"""Executing independent jobs side by side, with the same result for any number of workers."""
+"""Executing independent jobs side by side, with the same result for any number of workers, anywhere."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 import joblib
 import torch
+
+from heterofl_core.errors import InputError
+from heterofl_core.params import Execution
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -32,10 +36,90 @@ def on_one_thread(function: Callable[[Job], Answer], job: Job) -> Answer:
 
 
 def side_by_side(function: Callable[[Job], Answer], jobs: Sequence[Job], workers: int) -> list[Answer]:
-    """The answers to all jobs, in their order.
+    """The answers to all jobs, in their order; inside a block of `backend` they are computed there.
 
     A small model keeps one core busy at best, so several processes of one thread each are faster than one
-    process of several threads; and the result does not depend on their number.
+    process of several threads; and the result does not depend on their number. Arrays of a megabyte and more
+    are mapped into these processes, once, and cannot be written to there.
     """
     calls = (joblib.delayed(on_one_thread)(function, job) for job in jobs)
-    return list(joblib.Parallel(n_jobs=max(1, min(workers, len(jobs))), max_nbytes=None)(calls))
+    return list(joblib.Parallel(n_jobs=max(1, min(workers, len(jobs))))(calls))
+
+
+@contextmanager
+def backend(execution: Execution) -> Iterator[int]:
+    """Gets the processes that `side_by_side` uses inside the block.
+
+    Yields:
+        How many there are.
+
+    Raises:
+        InputError: the backend's package is missing, its cluster cannot be reached, or does not keep to one
+            thread a worker.
+    """
+    match execution.backend:
+        case "dask":
+            with dask_cluster(execution.workers) as workers, joblib.parallel_config("dask"):
+                yield workers
+        case "ray":
+            with ray_cluster(execution.workers) as workers, joblib.parallel_config("ray"):
+                yield workers
+        case _:
+            yield execution.workers or joblib.cpu_count()
+
+
+@contextmanager
+def dask_cluster(workers: int | None) -> Iterator[int]:
+    """The Dask cluster at `DASK_SCHEDULER_ADDRESS`, or one on this machine."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise missing_package("dask", error) from error
+    address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+    with ExitStack() as stack:
+        here = {"n_workers": workers or joblib.cpu_count(), "threads_per_worker": 1}
+        cluster = address or stack.enter_context(LocalCluster(**here, dashboard_address=None))
+        try:
+            client = stack.enter_context(Client(cluster))
+        except (OSError, ValueError) as error:
+            raise unreachable("dask", str(address), error) from error
+        threads = client.nthreads()
+        if not threads or set(threads.values()) != {1}:
+            raise InputError(
+                f"backend 'dask' has workers of {sorted(set(threads.values()))} threads; start at least one, "
+                "and each with --nthreads 1, since threads would share torch's generator"
+            )
+        yield len(threads)
+
+
+@contextmanager
+def ray_cluster(workers: int | None) -> Iterator[int]:
+    """The Ray cluster at `RAY_ADDRESS`, or one on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError as error:
+        raise missing_package("ray", error) from error
+    address = os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    here: dict[str, Any] = {} if address else {"num_cpus": workers or joblib.cpu_count()}
+    try:
+        ray.init(address=address, **quiet, **here)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise unreachable("ray", str(address), error) from error
+    register_ray()
+    try:
+        yield int(ray.cluster_resources()["CPU"])
+    finally:
+        ray.shutdown()
+
+
+def missing_package(name: str, error: ImportError) -> InputError:
+    """One sentence about a backend that is not installed."""
+    return InputError(f"backend {name!r} needs a package that is not there ({error}); install '.[cluster]'")
+
+
+def unreachable(name: str, address: str, error: Exception) -> InputError:
+    """One sentence about a cluster that does not answer."""
+    return InputError(f"backend {name!r} cannot reach its cluster at {address}: {error}")

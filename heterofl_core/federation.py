@@ -143,10 +143,9 @@ class Federation:
         return self.params.lr * DECAY**passed
 
     def active_clients(self, round: int) -> list[int]:
-        """S_t: a random set of M_t = max(C·M, 1) clients, without replacement, ascending."""
-        size = max(round_half_up(self.params.participation * self.params.num_clients), 1)
+        """S_t: a random set of M_t clients, without replacement, ascending."""
         rng = generator(self.params.seed, "active clients", round)
-        return sorted(rng.choice(self.params.num_clients, size, replace=False).tolist())
+        return sorted(rng.choice(self.params.num_clients, self.params.num_active, replace=False).tolist())
 
     def level(self, round: int, client: int) -> str:
         """The client's level in this round: always the same, or drawn anew under Dynamic."""
@@ -238,7 +237,7 @@ class Federation:
     def part(self, answer: ClientUpdate, shared: bool) -> dict[str, Tensor]:
         """The shared parameters of an answer, or the personal ones."""
         return {
-            name: torch.from_numpy(value)
+            name: torch.tensor(value)
             for name, value in answer.parameters.items()
             if (name in self.shared) == shared
         }
@@ -275,8 +274,3 @@ class Federation:
             for client in range(self.params.num_clients)
         }
         return self.task.evaluate_personal(models, workers)
-
-
-def round_half_up(value: float) -> int:
-    """To the nearest integer; 2.5 becomes 3."""
-    return int(np.floor(value + 0.5))

@@ -1,5 +1,6 @@
 """Writing files so that no reader ever sees half of one."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from heterofl_core.errors import InputError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -17,11 +20,11 @@ def atomic(path: Path) -> Iterator[Path]:
     stood at `path` before stays as it was.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=leftover(path), suffix=path.suffix)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     os.close(handle)
@@ -29,8 +32,36 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)  # mkstemp's files are private; results are for everybody
+        to_disk(temporary)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        raise
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def leftover(path: Path) -> str:
+    """What the names of the temporary files beside `path` begin with."""
+    return f".{path.name}."
+
+
+def to_disk(path: Path) -> None:
+    """Waits until a file's content would survive a power failure: a rename may reach the disk before it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(path: Path) -> None:
+    """Removes the temporary files that writers of `path` left when they were killed.
+
+    Only for who holds the lock on `path`: a file of a writer at work would vanish, too.
+    """
+    for temporary in path.parent.glob(f"{leftover(path)}*"):
         temporary.unlink(missing_ok=True)
 
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from heterofl_core.clients import ModelCopy
 from heterofl_core.errors import InputError
-from heterofl_core.examples import MASK_RATE, SEQUENCE_LENGTH, TextExamples
+from heterofl_core.examples import MASK_RATE, TextExamples
 from heterofl_core.executor import side_by_side
-from heterofl_core.params import RunParams
+from heterofl_core.params import SEQUENCE_LENGTH, RunParams
 from heterofl_core.partition import deal
 from heterofl_core.randomness import generator
 from heterofl_core.selection import LABELS, TOKENS
@@ -117,7 +117,7 @@ class PartOfText:
 
     def windows(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Tokens and masks of each window, shape (rows, window)."""
-        tokens, masked = torch.from_numpy(self.tokens), torch.from_numpy(self.masked)
+        tokens, masked = torch.tensor(self.tokens), torch.tensor(self.masked)
         yield from zip(tokens.split(SEQUENCE_LENGTH, 1), masked.split(SEQUENCE_LENGTH, 1), strict=True)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from heterofl_core.errors import InputError
-from heterofl_core.files import atomic
+from heterofl_core.files import atomic, sweep
 from heterofl_core.folders import BOOK, ROOT
+from heterofl_core.locks import locked
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path
 from heterofl_core.settings import split_settings
@@ -32,7 +33,8 @@ def notebook_of(params: RunParams) -> str:
 def run_notebook(values: Mapping[str, Any]) -> Path | None:
     """Executes the notebook of one run.
 
-    papermill writes to a temporary file; the executed notebook appears only when the run is done.
+    papermill writes to a temporary file; the executed notebook appears only when the run is done. If another
+    process executes the same notebook, this one waits for it.
 
     Args:
         values: parameters of the run and settings of its execution, as given.
@@ -43,17 +45,31 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
     Raises:
         InputError: the settings are wrong, or the notebook failed; the message says where it lies.
     """
+    params, execution = split_settings(values)
+    path = executed_path(params.run_id)
+    with locked(path.name):
+        if record_path(params.run_id).exists() and not execution.force:
+            print(f"{params.run_id} is done already; --force redoes it")
+            return None
+        sweep(path)
+        execute_notebook(params, values)
+        failed_path(params.run_id).unlink(missing_ok=True)
+    return path
+
+
+def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:
+    """Has papermill execute a notebook, which it keeps among the failed ones if it fails.
+
+    Raises:
+        InputError: it failed; the message says where it lies.
+    """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    params, execution = split_settings(values)
-    if record_path(params.run_id).exists() and not execution.force:
-        print(f"{params.run_id} is done already; --force redoes it")
-        return None
-    path = executed_path(params.run_id)
     source = BOOK / "experiments" / f"{notebook_of(params)}.ipynb"
     trace = {"trace": params.trace} if params.trace else {}  # the kernel might not find a table's path
-    with atomic(path) as temporary:
+    with atomic(executed_path(params.run_id)) as temporary:
         try:
             papermill.execute_notebook(
                 source,
@@ -65,10 +81,9 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
             )
-        except PapermillExecutionError as error:
+        except (PapermillExecutionError, DeadKernelError) as error:
             kept = failed_path(params.run_id)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(temporary.read_bytes())
-            raise InputError(f"{error.evalue} (the notebook and its traceback: {kept})") from error
-    failed_path(params.run_id).unlink(missing_ok=True)
-    return path
+            with atomic(kept) as copy:
+                copy.write_bytes(temporary.read_bytes())
+            reason = getattr(error, "evalue", "the kernel was killed; the same command goes on from there")
+            raise InputError(f"{reason} (the notebook as far as it came: {kept})") from error

@@ -21,6 +21,7 @@ from heterofl_core.levels import Mix
 from heterofl_core.traces import read_trace
 
 SCHEDULES: dict[str, Any] = yaml.safe_load((PARAMS / "schedules.yaml").read_text(encoding="utf-8"))
+SEQUENCE_LENGTH = 64  # tokens of a window: what the Transformer sees at once
 EVALUATIONS = 40  # points on a curve, unless eval_every says otherwise
 SCHEDULE = (
     "num_clients",
@@ -175,6 +176,15 @@ class RunParams(BaseModel):
             )
 
     @property
+    def num_active(self) -> int:
+        """M_t = max(C·M, 1): clients that are active in a round."""
+        return max(round_half_up(self.participation * self.num_clients), 1)
+
+    def is_evaluated(self, round: int) -> bool:
+        """Every `eval_every` rounds, at each milestone, and in the end."""
+        return round % self.eval_every == 0 or round in self.milestones or round == self.rounds
+
+    @property
     def run_id(self) -> str:
         """A name that people can read, and a hash of all settings that differ from their defaults.
 
@@ -191,13 +201,18 @@ class Execution(BaseModel):
     """How a run is executed; none of it changes the result.
 
     Attributes:
-        workers: processes that execute clients side by side, one thread each; None for one a core.
+        backend: where these processes are: `loky` on this machine, `dask` or `ray` on the cluster whose
+            address stands in `DASK_SCHEDULER_ADDRESS` or `RAY_ADDRESS`; without one, on this machine.
+        workers: processes that execute clients side by side, one thread each; None for all there are.
+        checkpoint_every: rounds between checkpoints; there is one at each evaluated round, too.
         force: redo a run that is finished.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    backend: Literal["loky", "dask", "ray"] = "loky"
     workers: Count | None = None
+    checkpoint_every: Count = 5
     force: bool = False
 
 
@@ -214,6 +229,11 @@ def check_partition(partition: str) -> None:
             f"partition {partition!r} is unknown; allowed are iid, non-iid-k for at most k labels a client, "
             "such as non-iid-2, and dirichlet-α, such as dirichlet-0.3"
         )
+
+
+def round_half_up(value: float) -> int:
+    """To the nearest integer; 2.5 becomes 3."""
+    return math.floor(value + 0.5)
 
 
 def is_number(text: str) -> bool:

@@ -5,6 +5,7 @@ outputs/runs/<run_id>/rounds.csv    one line for each evaluated round
 outputs/runs/<run_id>/checkpoint.safetensors   parameters and progress; deleted when the run is done
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
 from heterofl_core.errors import InputError
-from heterofl_core.files import atomic, write_text
+from heterofl_core.files import write_text
 from heterofl_core.folders import outputs_folder
+
+MEASURED = ("seconds", "training_seconds", "evaluation_seconds", "peak_memory_mb", "finished_at")
+"""What differs between two executions of one run on one machine; all else in its record is the same."""
+
+
+START_ANEW = "delete it to start the run anew"
+"""What to do about a checkpoint that cannot be used."""
+MEND = "restore its folder from git, or delete it and run it again"
+"""What to do about a record that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +84,55 @@ def failed_path(run_id: str) -> Path:
     return outputs_folder() / "failed" / f"{run_id}.ipynb"
 
 
+def read_progress(path: Path) -> dict[str, Any]:
+    """What a checkpoint's header says: the rounds done, the rows of `rounds.csv` so far, and the code's hash.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata()
+        progress: dict[str, Any] = json.loads(header["progress"])
+        return progress | {"code_hash": header["code_hash"]}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"checkpoint {path} is damaged ({error}); {START_ANEW}") from error
+
+
 def write_run(record: dict[str, Any], rounds: pd.DataFrame) -> None:
-    """Writes the curve, then the record, so that a record never stands without its curve."""
-    with atomic(rounds_path(record["run_id"])) as temporary:
-        rounds.to_csv(temporary, index=False, float_format="%.10g")
-    write_text(record_path(record["run_id"]), json.dumps(record, indent=2) + "\n")
+    """Writes the curve, then the record with a digest of both: a record never stands without its curve."""
+    curve = rounds_text(rounds)
+    write_text(rounds_path(record["run_id"]), curve)
+    sealed = record | {"digest": digest(record, curve)}
+    write_text(record_path(record["run_id"]), json.dumps(sealed, indent=2) + "\n")
+
+
+def rounds_text(rounds: pd.DataFrame) -> str:
+    """A curve as it stands in `rounds.csv`."""
+    return rounds.to_csv(index=False, float_format="%.10g")
+
+
+def digest(record: Mapping[str, Any], curve: str) -> str:
+    """A hash of a record, without its own digest, and of its curve."""
+    content = {name: value for name, value in record.items() if name != "digest"}
+    text = json.dumps(content, sort_keys=True) + curve
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """Reads one `record.json`.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or it or its curve is not what the run wrote.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["run_id"], record["params"], record["metrics"], record["cost"]  # what every reader needs
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"record {path} is damaged ({error!r}); delete its folder and run it again"
-        ) from error
+        curve = path.with_name("rounds.csv").read_text(encoding="utf-8")
+        intact = record["digest"] == digest(record, curve)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"record {path} is damaged ({error!r}); {MEND}") from error
+    if not intact:
+        raise InputError(f"record {path} or its rounds.csv was changed after the run; {MEND}")
     return record
 
 
@@ -131,7 +171,7 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             **{
                 name: value
                 for name, value in record.items()
-                if not isinstance(value, dict) and name != "run_id"
+                if not isinstance(value, dict) and name not in ("run_id", "digest")
             },
         }
         for record in records
@@ -142,6 +182,5 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def collect() -> Path:
     """Writes `outputs/results.csv` from all records, and returns its path."""
     path = outputs_folder() / "results.csv"
-    with atomic(path) as temporary:
-        results_table(all_records()).to_csv(temporary, index=False)
+    write_text(path, results_table(all_records()).to_csv(index=False))
     return path

@@ -5,18 +5,29 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
 from tqdm import tqdm
 
 from heterofl_core.checkpoints import RunState, load_checkpoint, save_checkpoint
 from heterofl_core.clients import peak_memory_mb
+from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
+from heterofl_core.files import sweep
+from heterofl_core.locks import locked
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.provenance import provenance
-from heterofl_core.records import METRICS, checkpoint_path, metrics, read_record, record_path, write_run
+from heterofl_core.records import (
+    METRICS,
+    checkpoint_path,
+    metrics,
+    read_record,
+    record_path,
+    rounds_path,
+    write_run,
+)
 
 MB = 2**20
 
@@ -31,47 +42,66 @@ def execute(federation: Federation, execution: Execution) -> dict[str, Any]:
 
     A finished run is not done again unless `execution.force` says so; its old record stays until the new
     one replaces it. An interrupted run goes on from its checkpoint, with the same result as if it had
-    never stopped.
+    never stopped. If another process executes the same run, this one waits for its record.
 
     Returns:
         The record.
 
     Raises:
-        InputError: the outputs folder cannot be written, or the checkpoint cannot be used.
+        InputError: the outputs folder cannot be written, the checkpoint cannot be used, or the backend
+            cannot be had.
     """
+    run_id = federation.params.run_id
+    with locked(run_id):
+        drop_outlived(checkpoint_path(run_id), record_path(run_id))
+        if is_done(federation.params) and not execution.force:
+            print(f"{run_id} is done already; force=True (or --force) redoes it")
+            return read_record(record_path(run_id))
+        for path in (checkpoint_path(run_id), rounds_path(run_id), record_path(run_id)):
+            sweep(path)
+        with backend(execution) as workers:
+            return carry_on(federation, execution, workers)
+
+
+def drop_outlived(checkpoint: Path, record: Path) -> None:
+    """Removes the checkpoint of a run that was killed between its record and the end."""
+    if checkpoint.exists() and record.exists() and checkpoint.stat().st_mtime < record.stat().st_mtime:
+        checkpoint.unlink()
+
+
+def carry_on(federation: Federation, execution: Execution, workers: int) -> dict[str, Any]:
+    """Does the rounds that are left, and records the run."""
     params = federation.params
-    if is_done(params) and not execution.force:
-        print(f"{params.run_id} is done already; force=True (or --force) redoes it")
-        return read_record(record_path(params.run_id))
     checkpoint = checkpoint_path(params.run_id)
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-    else:
-        state = RunState(federation.initial_weights(), round=0, rows=[])
-        save_checkpoint(checkpoint, state)  # before any work: shows whether it can be written
-    workers = execution.workers or joblib.cpu_count()
+    state = start(federation, checkpoint)
     with tqdm(total=params.rounds, initial=state.round, unit="round", desc=params.levels) as bar:
         while state.round < params.rounds:
             advance(federation, state, workers)
-            if is_evaluated(params, state.round):
+            evaluated = params.is_evaluated(state.round)
+            if evaluated or state.round % execution.checkpoint_every == 0:
                 save_checkpoint(checkpoint, state)
+            if evaluated:
                 bar.set_postfix_str(headline(state.rows[-1]))
             bar.update()
-    record = make_record(federation, state, workers)
+    record = make_record(federation, state) | {"backend": execution.backend, "workers": workers}
     write_run(record, pd.DataFrame(state.rows))
     checkpoint.unlink()
     return record
+
+
+def start(federation: Federation, checkpoint: Path) -> RunState:
+    """The state to go on from: the checkpoint's, or that of a new run."""
+    if checkpoint.exists():
+        return load_checkpoint(checkpoint)
+    state = RunState(federation.initial_weights(), round=0, rows=[])
+    save_checkpoint(checkpoint, state)  # before any work: shows whether it can be written
+    return state
 
 
 def headline(row: Mapping[str, Any]) -> str:
     """The first metric of an evaluated round, for the progress bar."""
     name = next(name for name in METRICS if name in row)
     return f"{METRICS[name].title.lower()} {row[name]:.2f}"
-
-
-def is_evaluated(params: RunParams, round: int) -> bool:
-    """Every `eval_every` rounds, at each milestone, and in the end."""
-    return round % params.eval_every == 0 or round in params.milestones or round == params.rounds
 
 
 def advance(federation: Federation, state: RunState, workers: int) -> None:
@@ -83,7 +113,7 @@ def advance(federation: Federation, state: RunState, workers: int) -> None:
     state.bytes_up += summary.bytes_up
     trained = time.perf_counter()
     state.training_seconds += trained - started
-    if is_evaluated(federation.params, state.round):
+    if federation.params.is_evaluated(state.round):
         found = federation.evaluate(state.weights, workers)
         state.evaluation_seconds += time.perf_counter() - trained
         state.rows.append(
@@ -102,7 +132,7 @@ def advance(federation: Federation, state: RunState, workers: int) -> None:
     state.peak_memory_mb = max(state.peak_memory_mb, sum(processes.values()))
 
 
-def make_record(federation: Federation, state: RunState, workers: int) -> dict[str, Any]:
+def make_record(federation: Federation, state: RunState) -> dict[str, Any]:
     """The record of a run that is done."""
     params = federation.params
     return {
@@ -115,7 +145,7 @@ def make_record(federation: Federation, state: RunState, workers: int) -> dict[s
         "training_seconds": round(state.training_seconds, 1),
         "evaluation_seconds": round(state.evaluation_seconds, 1),
         "peak_memory_mb": round(state.peak_memory_mb),
-        "workers": workers,
+        "threads_per_worker": 1,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
         "status": "done",

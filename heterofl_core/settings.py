@@ -1,6 +1,7 @@
 """Settings as people give them: in YAML, in a notebook, on the command line."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,29 @@ def from_namespace(namespace: Mapping[str, Any]) -> tuple[RunParams, Execution]:
             if not name.startswith("_") and name not in ("In", "Out") and isinstance(value, literal)
         }
     )
+
+
+def from_texts(texts: Sequence[str]) -> dict[str, Any]:
+    """Reads settings of the form NAME=VALUE, whose values are YAML.
+
+    Raises:
+        InputError: one is not of that form.
+    """
+    values = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(f"-p {text!r} is not of the form NAME=VALUE")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"-p {text!r} has a value that is not YAML") from error
+    return values
+
+
+def to_texts(values: Mapping[str, Any]) -> list[str]:
+    """Settings in the form NAME=VALUE, as `from_texts` reads them."""
+    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

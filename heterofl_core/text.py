@@ -34,9 +34,9 @@ def load_text() -> Text:
     Raises:
         InputError: a file is missing or damaged; the message says exactly what to put where.
     """
-    cache = cache_folder() / "wikitext2.npz"
-    if cache.exists():
-        arrays = read_cache(cache, Text)
+    cache = cache_folder() / "wikitext2"
+    arrays = read_cache(cache, Text)
+    if arrays is not None:
         return Text(arrays["train"], arrays["test"], int(arrays["num_tokens"]))
     train, test = read_words("train"), read_words("test")
     numbers = {word: number for number, word in enumerate(dict.fromkeys(train))}

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heterofl_core.errors import InputError
-from heterofl_core.examples import SEQUENCE_LENGTH
 from heterofl_core.layers import Scaler
+from heterofl_core.params import SEQUENCE_LENGTH
 from heterofl_core.selection import LABELS, TOKENS, Axis, scaled_width
 from heterofl_core.sliceable import Layout, SliceableModel
 

@@ -1,0 +1,57 @@
+"""One process at a time: locks that the system releases when their holder dies, however it dies."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from heterofl_core.errors import InputError
+from heterofl_core.folders import outputs_folder
+
+
+def lock_path(name: str) -> Path:
+    """The file that is locked; it stays when nobody holds it."""
+    return outputs_folder() / "locks" / name
+
+
+@contextmanager
+def locked(name: str, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of a run, or of anything else that has a name, as long as the block lasts.
+
+    Args:
+        wait: until another process lets go of it; else the block runs without it.
+
+    Yields:
+        Whether the lock is held: False only if another process holds it and `wait` is False.
+
+    Raises:
+        InputError: the outputs folder cannot be written.
+    """
+    path = lock_path(name)
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if wait:
+                print(f"another process works on {name}; waiting for it", flush=True)
+                lock.acquire(poll_interval=1)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+def is_locked(name: str) -> bool:
+    """Whether a process holds the lock; where nothing can be written, nobody does."""
+    if not lock_path(name).exists():
+        return False
+    try:
+        with locked(name, wait=False) as held:
+            return not held
+    except InputError:
+        return False

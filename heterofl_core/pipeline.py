@@ -1,0 +1,128 @@
+"""Whole studies as a Snakemake workflow: what `workflow/Snakefile` asks, and how it is started.
+
+What is done stands in the records alone. Snakemake is told what is open and keeps nothing that could be lost
+or contradict them.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heterofl_core.errors import InputError
+from heterofl_core.folders import BOOK, ROOT, outputs_folder
+from heterofl_core.params import RunParams
+from heterofl_core.records import runs_folder
+from heterofl_core.settings import from_texts, split_changes, to_texts
+from heterofl_core.status import RunStatus, status_of
+from heterofl_core.studies import read_study, study_names
+
+WORKFLOW = ROOT / "workflow"
+MEMORY_MB = {"digits": 2_000, "mnist": 3_000, "cifar10": 4_000, "wikitext2": 4_000}
+"""What a run asks a cluster for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of some studies that still have to be done.
+
+    Attributes:
+        runs: by id.
+        force: which of them have a record that is to be replaced.
+        workers: processes of each run.
+    """
+
+    runs: dict[str, RunParams]
+    force: frozenset[str]
+    workers: int
+
+    def marker(self, run_id: str) -> Path:
+        """A file by which Snakemake sees that a run has ended well; only the record counts."""
+        return outputs_folder() / "pipeline" / run_id
+
+    def markers(self) -> list[Path]:
+        """The markers of all open runs."""
+        return [self.marker(run_id) for run_id in self.runs]
+
+    def arguments(self, run_id: str) -> str:
+        """The command line of `heterofl_core notebook` for a run, quoted for a shell."""
+        settings = self.runs[run_id].model_dump(mode="json", exclude_none=True) | {"workers": self.workers}
+        force = ["--force"] if run_id in self.force else []
+        return shlex.join([word for text in to_texts(settings) for word in ("-p", text)] + force)
+
+    def memory_mb(self, run_id: str) -> int:
+        """The memory that a run asks a cluster for."""
+        return MEMORY_MB[self.runs[run_id].dataset]
+
+
+def plan(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> Plan:
+    """What has to be done.
+
+    Args:
+        studies: their names.
+        settings: what every run has in common, of the form NAME=VALUE; wins over the studies.
+        redo_stale: whether runs that other code made are done again.
+
+    Raises:
+        InputError: a study is unknown, a setting is not valid, or a record is damaged.
+    """
+    changes, execution = split_changes(from_texts(settings))
+    statuses = statuses_of(studies, changes)
+    damaged = [status for status in statuses.values() if status.state == "damaged"]
+    if damaged:
+        raise InputError(damaged[0].detail)
+    redone = frozenset(
+        run_id for run_id, status in statuses.items() if redo_stale and status.state == "stale"
+    )
+    open_runs = {
+        run_id: status.params for run_id, status in statuses.items() if status.is_open or run_id in redone
+    }
+    found = Plan(open_runs, redone, execution.workers or 1)
+    for marker in found.markers():
+        marker.unlink(missing_ok=True)  # of a run whose record is gone
+    return found
+
+
+def statuses_of(studies: Sequence[str], changes: Mapping[str, Any]) -> dict[str, RunStatus]:
+    """How far the runs of some studies are, by id, each once.
+
+    Raises:
+        InputError: a study is unknown, or one of its runs is not valid.
+    """
+    if not studies:
+        raise InputError(f"no study is named; there are {', '.join(study_names())}")
+    runs = {params.run_id: params for name in studies for params in read_study(name, **changes).runs}
+    return {run_id: status_of(params) for run_id, params in runs.items()}
+
+
+def records() -> list[Path]:
+    """The records that there are."""
+    return sorted(runs_folder().glob("*/record.json"))
+
+
+def book_sources() -> list[Path]:
+    """What the book is made of, beside the records."""
+    patterns = ("*.md", "*.yml", "*.bib", "decisions/*", "report/*", "_ext/*", "_static/*", "figures/*")
+    return sorted(path for pattern in patterns for path in BOOK.glob(pattern))
+
+
+def snakemake_command(
+    studies: Sequence[str], settings: Sequence[str], redo_stale: bool, profile: str | None
+) -> list[str]:
+    """The command line that does some studies.
+
+    Args:
+        studies, settings, redo_stale: see `plan`.
+        profile: a folder in `workflow/profiles/` for a cluster, or a path; none for this machine.
+    """
+    config = {"studies": list(studies), "settings": list(settings), "redo_stale": redo_stale}
+    own = WORKFLOW / "profiles" / (profile or "default")
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")),
+        *("--directory", str(ROOT)),
+        *(["--profile", str(own if own.is_dir() else profile)] if profile else []),
+        *("--config", *(f"{name}={json.dumps(value)}" for name, value in config.items())),
+    ]

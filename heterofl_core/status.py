@@ -1,0 +1,109 @@
+"""How far the runs of a study are: done, running, failed, missing; nothing here needs torch."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from heterofl_core.errors import InputError
+from heterofl_core.estimate import Timings, seconds_of
+from heterofl_core.locks import is_locked
+from heterofl_core.params import RunParams
+from heterofl_core.provenance import code_hash
+from heterofl_core.records import checkpoint_path, failed_path, read_progress, read_record, record_path
+
+STATES = {
+    "done": "has a record that today's code would make again",
+    "stale": "has a record of other code",
+    "damaged": "has a record that was changed or cut short; counts as done until a person decides",
+    "running": "a process executes it now",
+    "failed": "ended with an error; the executed notebook holds the traceback",
+    "stopped": "was interrupted, and goes on from its checkpoint",
+    "missing": "was never started",
+}
+"""What can be said of a run, in the order of a report."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far one run is.
+
+    Attributes:
+        params: of the run.
+        state: one of `STATES`.
+        detail: what a person wants to know beside it: the rounds done, or what is wrong; may be empty.
+        rounds_done: of `params.rounds`.
+    """
+
+    params: RunParams
+    state: str
+    detail: str
+    rounds_done: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run still has to be done."""
+        return self.state in ("running", "failed", "stopped", "missing")
+
+
+def status_of(params: RunParams) -> RunStatus:
+    """How far a run is, from what lies in the outputs folder."""
+    run_id, rounds_done = params.run_id, 0
+    if checkpoint_path(run_id).exists():
+        try:
+            rounds_done = read_progress(checkpoint_path(run_id))["round"]
+        except InputError as error:
+            return RunStatus(params, "failed", str(error), 0)
+    progress = f"{rounds_done} of {params.rounds} rounds"
+    if is_locked(run_id):
+        return RunStatus(params, "running", progress, rounds_done)
+    if record_path(run_id).exists():
+        return recorded(params)
+    if failed_path(run_id).exists():
+        return RunStatus(params, "failed", f"{failure(run_id)} ({failed_path(run_id)})", rounds_done)
+    if checkpoint_path(run_id).exists():
+        return RunStatus(params, "stopped", progress, rounds_done)
+    return RunStatus(params, "missing", "", 0)
+
+
+def recorded(params: RunParams) -> RunStatus:
+    """The status of a run that has a record."""
+    try:
+        record = read_record(record_path(params.run_id))
+    except InputError as error:
+        return RunStatus(params, "damaged", str(error), params.rounds)
+    stale = record["code_hash"] != code_hash()
+    detail = f"made by code {record['code_hash']}" if stale else ""
+    return RunStatus(params, "stale" if stale else "done", detail, params.rounds)
+
+
+def failure(run_id: str) -> str:
+    """What the traceback in a failed notebook ends with."""
+    notebook: dict[str, Any] = json.loads(failed_path(run_id).read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    errors = [output for output in outputs if output["output_type"] == "error"]
+    if not errors:
+        return "the kernel was killed"
+    return f"{errors[0]['ename']}: {errors[0]['evalue']}"
+
+
+def summary(name: str, statuses: Sequence[RunStatus], timings: Timings) -> str:
+    """One line for a study: how many runs are in which state, and the time left on this machine."""
+    counts = Counter(status.state for status in statuses)
+    found = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return f"{name}: {len(statuses)} runs: {found}; {time_left(statuses, timings)}"
+
+
+def time_left(statuses: Iterable[RunStatus], timings: Timings) -> str:
+    """The time that the open runs still need on this machine, if it has been timed."""
+    seconds = 0.0
+    for status in statuses:
+        if status.is_open:
+            whole = seconds_of(status.params, timings)
+            if whole is None:
+                return "time left unknown (`python -m heterofl_core list STUDY` times this machine)"
+            seconds += whole * (1 - status.rounds_done / status.params.rounds)
+    if not seconds:
+        return "nothing left"
+    return f"{seconds / 3600:.1f} hours left" if seconds > 3600 else f"{seconds / 60:.0f} minutes left"

@@ -1,0 +1,139 @@
+"""Timing this machine: a few steps and forward passes of each model that a run has."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from heterofl_core.clients import ClientTask, ModelCopy, client_update
+from heterofl_core.cost import EXAMPLES, Cost, mix_cost, model_cost
+from heterofl_core.estimate import (
+    SIZES,
+    Timing,
+    Timings,
+    keep_timings,
+    kept_timings,
+    timing_name,
+    work_of,
+)
+from heterofl_core.examples import Examples, ImageExamples, TextExamples
+from heterofl_core.executor import on_one_thread
+from heterofl_core.levels import Mix, width_rate
+from heterofl_core.models import build_model
+from heterofl_core.params import SEQUENCE_LENGTH, RunParams
+
+BACKWARD = 2  # a backward pass has about twice the work of a forward pass
+CLIENT_WORDS = 3_700  # that one hundredth of WikiText2 has, of 33,279
+STEPS = 6  # that are timed
+
+
+def macs_of(params: RunParams) -> float:
+    """Multiply-accumulates of training and evaluation of a run."""
+    mix, work = Mix.parse(params.levels), work_of(params)
+
+    def cost(level: str) -> Cost:
+        return model_cost(params.arch, example(params), width_rate=width_rate(level), **options(params))
+
+    return work.trained * (1 + BACKWARD) * mix_cost(mix, cost).macs + work.evaluated * cost(mix.largest).macs
+
+
+def example(params: RunParams) -> torch.Tensor:
+    """One example on the meta device."""
+    if params.dataset == "wikitext2":
+        return EXAMPLES["transformer"]
+    return torch.empty(1, *SIZES[params.dataset].shape, device="meta")
+
+
+def options(params: RunParams) -> dict[str, Any]:
+    """Options of `build_model` that change the cost."""
+    blocks = {"blocks": params.blocks} if params.blocks else {}
+    shape = {} if params.dataset == "wikitext2" else {"input_shape": SIZES[params.dataset].shape}
+    return {"norm": params.norm, **shape, **blocks}
+
+
+def timings_for(runs: Iterable[RunParams]) -> Timings:
+    """The timings that these runs need: those that were kept, and the rest measured and kept, too."""
+    timings = kept_timings()
+    needed = {
+        timing_name(params, level): (params, level)
+        for params in runs
+        for level in Mix.parse(params.levels).levels
+    }
+    missing = {name: needed[name] for name in needed.keys() - timings.keys()}
+    if missing:
+        timings |= {name: measure(*one) for name, one in missing.items()}
+        keep_timings(timings)
+    return timings
+
+
+def measure(params: RunParams, level: str) -> Timing:
+    """Times the model of one level."""
+    return Timing(step_seconds(params, level), forward_seconds(params, level))
+
+
+def step_seconds(params: RunParams, level: str) -> float:
+    """Seconds that one local step takes on one core."""
+    task = timed_task(params, level)
+    on_one_thread(client_update, task)  # warm up
+    started = time.perf_counter()
+    on_one_thread(client_update, task)
+    return (time.perf_counter() - started) / STEPS
+
+
+def forward_seconds(params: RunParams, level: str) -> float:
+    """Seconds that a forward pass takes on one core for one example, timed on a batch of 100."""
+    shape, text = SIZES[params.dataset].shape, params.dataset == "wikitext2"
+    size = {} if text else {"input_shape": shape}
+    model = build_model(params.arch, width_rate(level), norm=params.norm, **size)
+    inputs = torch.zeros(10, *shape, dtype=torch.int64) if text else torch.zeros(100, *shape)
+
+    def forward(x: torch.Tensor) -> None:
+        with torch.no_grad():
+            model(x)
+
+    on_one_thread(forward, inputs)
+    started = time.perf_counter()
+    on_one_thread(forward, inputs)
+    return (time.perf_counter() - started) / len(inputs)
+
+
+def timed_task(params: RunParams, level: str) -> ClientTask:
+    """A client with data of the right shape for a few steps."""
+    rng, shape, batch = np.random.default_rng(0), SIZES[params.dataset].shape, work_of(params).batch
+    examples: Examples
+    sizes: dict[str, Any]
+    if params.dataset == "wikitext2":
+        labels = CLIENT_WORDS
+        tokens = rng.integers(0, labels, (batch, STEPS * SEQUENCE_LENGTH))
+        examples, sizes = TextExamples(tokens, labels), {"num_tokens": labels}
+    else:
+        labels = 10
+        inputs = rng.integers(0, 256, (STEPS * batch, *shape)).astype(np.uint8)
+        ones = np.ones((shape[0], 1, 1))
+        examples = ImageExamples(
+            inputs, rng.integers(0, 10, STEPS * batch), ones, ones, params.dataset == "cifar10"
+        )
+        sizes = {"input_shape": shape}
+    model_options: dict[str, Any] = {"width_rate": width_rate(level), "norm": params.norm, **sizes}
+    parameters = {
+        name: value.numpy() for name, value in build_model(params.arch, **model_options).state_dict().items()
+    }
+    return ClientTask(
+        client=0,
+        round=1,
+        seed=0,
+        model=ModelCopy(params.arch, model_options, parameters),
+        examples=examples,
+        held=np.ones(labels, dtype=bool),
+        left_out=0,
+        upload={},
+        masked_loss="zero",
+        local_epochs=1,
+        batch_size=batch,
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=0.0005,
+        clip_norm=1.0,
+    )
