@@ -9,7 +9,7 @@ EXTRAS := train,book,pipeline,cluster,dev
 CORE := $(BIN)/python -m heterofl_core
 
 
-.PHONY: help quickstart run book study status test smoke lint lock clean
+.PHONY: help quickstart run book study status test smoke survive lint lock clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -46,6 +46,9 @@ smoke: .venv/installed ## Runs every row of the ablation and every baseline from
 	  HETEROFL_OUTPUTS=outputs/smoke $(CORE) study ablation -p protocol=smoke -p dataset=digits -p num_clients=20 -p arch=$$model; \
 	done
 	HETEROFL_OUTPUTS=outputs/smoke $(CORE) study baselines -p protocol=smoke -p dataset=digits -p num_clients=20
+
+survive: .venv/installed ## Kills a study at random moments, twenty times, and compares its results; half an hour.
+	$(BIN)/python tests/survive.py --kills 20 -p workers=2
 
 lint: .venv/installed ## Checks style and types, notebooks included.
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ cost      what each mix costs a client, as in Tables 5 to 7
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--redo-stale", action="store_true", help="redo the runs that other code made")
     one.add_argument("--profile", help="slurm, kubernetes, or a folder with a profile of your own")
     one.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    one.add_argument("--snakemake", default="", help="more options for Snakemake, such as '--until results'")
     one.set_defaults(command=pipeline)
     one = commands.add_parser("status", help=status.__doc__)
     one.add_argument("studies", nargs="*", help="names in params/studies/, or YAML files; all unless given")
@@ -165,7 +167,8 @@ def pipeline(options: argparse.Namespace) -> None:
     status(options)
     command = snakemake_command(options.studies, given, options.redo_stale, options.profile)
     sys.stdout.flush()
-    os.execv(command[0], [*command, *(["--dry-run"] if options.dry_run else [])])
+    dry = ["--dry-run"] if options.dry_run else []
+    os.execv(command[0], [*command, *dry, *shlex.split(options.snakemake)])
 
 
 def status(options: argparse.Namespace) -> None:
