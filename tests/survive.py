@@ -2,11 +2,11 @@
 
     python tests/survive.py --kills 20 -p workers=2
 
-Runs the twelve MNIST runs of `tests/studies/survival.yaml` twice through the pipeline, in two folders: once
-undisturbed, and once with SIGKILL sent at random moments to Snakemake, a papermill process, a kernel or a worker,
-and the same command given again each time. Then it compares the two `results.csv`, byte for byte but for what is
-measured (times and peak memory), and every `rounds.csv` in the same way. `make survive` takes about half an hour
-on two cores.
+Does the twelve MNIST runs of `tests/studies/survival.yaml` twice through the pipeline, in two folders:
+once undisturbed, and once with SIGKILL sent at random moments to Snakemake, a papermill process, a kernel or a
+worker, and the same command given again each time. Then it compares the two `results.csv`, byte for byte but
+for what is measured (times and peak memory), and every `rounds.csv` in the same way. `make survive` takes about
+half an hour on two cores.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from heterofl_core.folders import ROOT
 from heterofl_core.records import MEASURED
 
 STUDY = Path(__file__).parent / "studies" / "survival.yaml"
+CORE = [sys.executable, "-m", "heterofl_core"]
 VICTIMS = {
     "Snakemake": "snakemake --snakefile",
     "papermill": "heterofl_core notebook",
@@ -41,15 +42,7 @@ def start(outputs: Path, study: Path, settings: list[str]) -> subprocess.Popen[b
     outputs.mkdir(parents=True, exist_ok=True)
     words = [word for setting in settings for word in ("-p", setting)]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "heterofl_core",
-            "pipeline",
-            str(study),
-            *words,
-            "--snakemake=--until results",
-        ],
+        [*CORE, "pipeline", str(study), *words, "--snakemake=--until results"],
         cwd=ROOT,
         env=os.environ | {"HETEROFL_OUTPUTS": str(outputs)},
         stdout=(outputs / "pipeline.txt").open("ab"),
@@ -131,9 +124,8 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def leftovers(outputs: Path) -> list[str]:
     """Temporary files and checkpoints that nobody needs any more."""
-    return [
-        str(path) for path in outputs.rglob("*") if path.name.startswith(".") or "checkpoint" in path.name
-    ]
+    names = [str(path.relative_to(outputs)) for path in outputs.rglob("*") if path.is_file()]
+    return [name for name in names if "/." in name or "checkpoint" in name]
 
 
 def main() -> int:
