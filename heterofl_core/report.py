@@ -14,6 +14,7 @@ from heterofl_core.levels import Mix
 from heterofl_core.params import SCHEDULE, SCHEDULES, RunParams, planned_schedule, run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import METRICS, all_records, executed_path, read_rounds, results_table
+from heterofl_core.status import STATES
 
 PAPER_CELLS = {
     ("iid", "global_accuracy"): "iid_global_accuracy",
@@ -238,6 +239,27 @@ def metrics_of(record: Mapping[str, Any]) -> pd.DataFrame:
         if f"best_{name}" in found
     }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def costs(runs: pd.DataFrame) -> pd.DataFrame:
+    """What each recorded run took, the longest first."""
+    table = pd.DataFrame(
+        {
+            "run": [title_of(run) for run in each_run(runs)],
+            "minutes": (runs["seconds"] / 60).round(1),
+            "of it evaluation": (runs["evaluation_seconds"] / 60).round(1),
+            "seconds a round": (runs["training_seconds"] / runs["rounds_done"]).round(1),
+            "memory (MB)": runs["peak_memory_mb"],
+            "processes": runs["workers"],
+            "on": runs["device"],
+        }
+    )
+    return table.sort_values("minutes", ascending=False, ignore_index=True)
+
+
+def states() -> pd.DataFrame:
+    """What the states of a run mean that `status` prints."""
+    return pd.DataFrame({"state": list(STATES), "the run …": list(STATES.values())})
 
 
 def how_it_ran(record: Mapping[str, Any]) -> str:
