@@ -54,7 +54,7 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
     rounds = first if rounds is None else rounds
     if not first <= rounds <= record["rounds_done"]:
         raise InputError(
-            f"rounds {rounds} is not allowed; {run_id} allows {first} to {record['rounds_done']}"
+            f"rounds {rounds} is not allowed; run {run_id} allows {first} to {record['rounds_done']}"
         )
     federation = Federation(RunParams(**record["params"]))
     state = RunState(federation.initial_weights(), round=0, rows=[])

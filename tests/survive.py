@@ -3,10 +3,10 @@
     python tests/survive.py --kills 20 -p workers=2
 
 Does the twelve MNIST runs of `tests/studies/survival.yaml` twice through the pipeline, in two folders:
-once undisturbed, and once with SIGKILL sent at random moments to Snakemake, a papermill process, a kernel or a
-worker, and the same command given again each time. Then it compares the two `results.csv`, byte for byte but
-for what is measured (times and peak memory), and every `rounds.csv` in the same way. `make survive` takes about
-half an hour on two cores.
+once undisturbed, and once with SIGKILL sent at random moments to Snakemake, a papermill process, a kernel or
+a worker, and the same command given again each time. Then it compares the two `results.csv`, byte for byte
+but for what is measured (times and peak memory), and every `rounds.csv` in the same way. `make survive` takes
+about half an hour on two cores.
 """
 
 import argparse
@@ -80,6 +80,8 @@ def disturbed(
             pipeline = start(outputs, study, settings)
             continue
         candidates = descendants(pipeline)
+        if not candidates:  # it has not started anything yet
+            continue
         name = rng.choice(sorted(candidates))
         victim = rng.choice(candidates[name])
         try:
@@ -137,8 +139,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     parser.add_argument("--study", type=Path, default=STUDY)
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--outputs", type=Path, help="a folder for both studies; an earlier one is gone on with"
+    )
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="survive-"))
+    folder = options.outputs or Path(tempfile.mkdtemp(prefix="survive-"))
     print(f"outputs: {folder}", flush=True)
     started = time.perf_counter()
     if start(folder / "undisturbed", options.study, options.param).wait():

@@ -1,0 +1,89 @@
+"""One run on other backends: two workers, a Dask cluster, Ray; its curve is the same to the last digit."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from heterofl_core.errors import InputError
+from heterofl_core.executor import backend
+from heterofl_core.federation import Federation
+from heterofl_core.params import Execution, run_params
+from heterofl_core.records import MEASURED, read_record, record_path, rounds_path
+from heterofl_core.runs import execute
+
+PARAMS = run_params(
+    dataset="digits",
+    levels="c-d-e",
+    partition="non-iid-2",
+    num_clients=20,
+    rounds=2,
+    milestones=[1],
+    eval_every=2,
+)
+
+
+def curve(execution: Execution) -> str:
+    """What the run writes to `rounds.csv`, times aside."""
+    execute(Federation(PARAMS), execution)
+    text = pd.read_csv(rounds_path(PARAMS.run_id), dtype=str)
+    return text.drop(columns=[name for name in MEASURED if name in text]).to_csv()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The curve of one worker: this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HETEROFL_OUTPUTS", str(tmp_path_factory.mktemp("alone")))
+        return curve(Execution(workers=1))
+
+
+@pytest.mark.parametrize("name", ["loky", "dask", "ray"])
+def test_two_workers_anywhere_give_what_one_gives(outputs: Path, expected: str, name: str) -> None:
+    pytest.importorskip({"dask": "distributed"}.get(name, name if name != "loky" else "joblib"))
+    execution = Execution.model_validate({"backend": name, "workers": 2})
+    assert curve(execution) == expected
+    record = read_record(record_path(PARAMS.run_id))
+    assert (record["backend"], record["workers"], record["threads_per_worker"]) == (name, 2, 1)
+
+
+def test_dask_workers_of_two_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would share torch's generator, and the result would depend on chance."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        with (
+            pytest.raises(InputError, match=r"workers of \[2\] threads; .* --nthreads 1"),
+            backend(Execution(backend="dask")),
+        ):
+            pass
+
+
+def test_a_dask_cluster_that_runs_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        with backend(Execution(backend="dask", workers=7)) as workers:
+            assert workers == 1  # those that the cluster has
+
+
+def test_an_address_where_no_cluster_is_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    dask = pytest.importorskip("dask")
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
+    sentence = "backend 'dask' cannot reach its cluster at tcp://127.0.0.1:1"
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(InputError, match=sentence),
+        backend(Execution(backend="dask")),
+    ):
+        pass
+
+
+def test_a_backend_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(InputError, match=r"backend 'dask' needs a package .*\[cluster\]"),
+        backend(Execution(backend="dask")),
+    ):
+        pass

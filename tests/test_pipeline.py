@@ -1,0 +1,145 @@
+"""What Snakemake is told: which runs are open, and how each is started."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from heterofl_core.errors import InputError
+from heterofl_core.params import RunParams
+from heterofl_core.pipeline import Plan, plan, snakemake_command
+from heterofl_core.provenance import code_hash
+from heterofl_core.records import record_path, write_run
+from heterofl_core.settings import from_texts, split_settings
+from heterofl_core.studies import all_runs, read_study
+
+STUDY = """
+title: Three small runs
+exhibits: []
+runs:
+  - {dataset: digits, levels: [e, d-e, c-e], protocol: smoke}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, outputs: Path) -> str:
+    """A study of three runs, none of them done."""
+    path = tmp_path / "three.yaml"
+    path.write_text(STUDY)
+    return str(path)
+
+
+def runs_of(study: str) -> list[RunParams]:
+    return list(read_study(study).runs)
+
+
+def write_record(params: RunParams, hash: str = "") -> None:
+    record = {"run_id": params.run_id, "code_hash": hash or code_hash()}
+    write_run(record, pd.DataFrame({"round": [2]}))
+
+
+def test_a_plan_has_the_runs_without_a_record(study: str) -> None:
+    first, *rest = runs_of(study)
+    assert list(plan([study], [], redo_stale=False).runs) == [params.run_id for params in (first, *rest)]
+    write_record(first)
+    found = plan([study], [], redo_stale=False)
+    assert list(found.runs) == [params.run_id for params in rest]
+    assert not found.force
+
+
+def test_studies_that_share_runs_do_them_once(study: str) -> None:
+    assert len(plan([study, study], [], redo_stale=False).runs) == 3
+
+
+def test_settings_win_over_the_study_and_make_other_runs(study: str) -> None:
+    write_record(runs_of(study)[0])
+    found = plan([study], ["seed=5", "workers=2"], redo_stale=False)
+    assert [params.seed for params in found.runs.values()] == [5, 5, 5]
+    assert found.workers == 2
+
+
+def test_stale_runs_are_done_again_only_when_asked_for_and_then_by_force(study: str) -> None:
+    first, second, third = runs_of(study)
+    write_record(first, hash="0123456789abcdef")
+    write_record(second)
+    assert list(plan([study], [], redo_stale=False).runs) == [third.run_id]
+    found = plan([study], [], redo_stale=True)
+    assert list(found.runs) == [first.run_id, third.run_id]
+    assert found.force == {first.run_id}
+    assert found.arguments(first.run_id).endswith(" --force")
+    assert "--force" not in found.arguments(third.run_id)
+
+
+def test_nothing_is_planned_over_a_damaged_record(study: str) -> None:
+    first = runs_of(study)[0]
+    write_record(first)
+    record_path(first.run_id).write_text("{}")
+    with pytest.raises(InputError, match=rf"record .*{first.run_id}.* is damaged"):
+        plan([study], [], redo_stale=True)
+    assert record_path(first.run_id).read_text() == "{}"
+
+
+def test_a_marker_counts_nothing_without_a_record(study: str) -> None:
+    found = plan([study], [], redo_stale=False)
+    marker = found.markers()[0]
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    plan([study], [], redo_stale=False)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("studies", "settings", "sentence"),
+    [
+        ([], [], "no study is named; there are ablation, "),
+        (["table55"], [], "study 'table55' is unknown; allowed are ablation, "),
+        (["table5"], ["level=e"], "parameter 'level' \\(value 'e'\\) is unknown"),
+        (["table5"], ["workers=0"], "parameter 'workers' has the value 0"),
+        (["table5"], ["seed"], "-p 'seed' is not of the form NAME=VALUE"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_sentence(
+    outputs: Path, studies: list[str], settings: list[str], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        plan(studies, settings, redo_stale=False)
+
+
+def variants() -> list[RunParams]:
+    """Every run of every study, and of some with other schedules."""
+    small: dict[str, Any] = {"dataset": "digits", "num_clients": 20, "protocol": "smoke"}
+    return [
+        *all_runs().values(),
+        *read_study("table5", protocol="short").runs,
+        *read_study("table6", protocol="short", schedule_factor=1.0).runs,
+        *read_study("ablation", **small).runs,
+    ]
+
+
+def test_the_arguments_of_each_run_lead_back_to_it() -> None:
+    runs = {params.run_id: params for params in variants()}
+    found = Plan(runs, force=frozenset(), workers=3)
+    for run_id, params in runs.items():
+        words = shlex.split(found.arguments(run_id))
+        assert set(words[::2]) == {"-p"}
+        back, execution = split_settings(from_texts(words[1::2]))
+        assert back == params
+        assert back.run_id == run_id
+        assert execution.workers == 3
+
+
+def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours() -> None:
+    command = snakemake_command(["table5"], ['levels="e"'], redo_stale=False, profile="slurm")
+    config = dict(text.split("=", 1) for text in command[command.index("--config") + 1 :])
+    assert {name: json.loads(value) for name, value in config.items()} == {
+        "studies": ["table5"],
+        "settings": ['levels="e"'],
+        "redo_stale": False,
+    }
+    assert command[command.index("--profile") + 1].endswith("workflow/profiles/slurm")
+    assert "--profile" not in snakemake_command(["table5"], [], redo_stale=False, profile=None)
+    own = snakemake_command(["table5"], [], redo_stale=False, profile="/my/profile")
+    assert own[own.index("--profile") + 1] == "/my/profile"

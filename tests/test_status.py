@@ -1,0 +1,155 @@
+"""What can be said of a run from what lies in the outputs folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+from heterofl_core.estimate import Timing, timing_name, work_of
+from heterofl_core.files import write_text
+from heterofl_core.locks import locked
+from heterofl_core.params import run_params
+from heterofl_core.provenance import code_hash
+from heterofl_core.records import checkpoint_path, failed_path, record_path, rounds_path, write_run
+from heterofl_core.status import STATES, RunStatus, status_of, summary, time_left
+
+PARAMS = run_params(dataset="digits", levels="e", rounds=40)
+RUN = PARAMS.run_id
+
+
+def write_record(**changes: Any) -> None:
+    """A record of the run, with as little as its status needs."""
+    write_run({"run_id": RUN, "code_hash": code_hash(), **changes}, pd.DataFrame({"round": [40]}))
+
+
+def write_checkpoint(rounds: int) -> None:
+    """A checkpoint after some rounds."""
+    header = {"progress": json.dumps({"round": rounds, "rows": []}), "code_hash": code_hash()}
+    checkpoint_path(RUN).parent.mkdir(parents=True, exist_ok=True)
+    save_file({"shared/w": np.zeros(2)}, checkpoint_path(RUN), metadata=header)
+
+
+def write_failed(outputs_of_last_cell: list[dict[str, Any]]) -> None:
+    """An executed notebook that failed."""
+    cells = [{"cell_type": "markdown"}, {"cell_type": "code", "outputs": outputs_of_last_cell}]
+    write_text(failed_path(RUN), json.dumps({"cells": cells}))
+
+
+def found() -> tuple[str, str]:
+    """State and detail of the run."""
+    status = status_of(PARAMS)
+    assert status.state in STATES
+    return status.state, status.detail
+
+
+def test_a_run_without_any_file_is_missing(outputs: Path) -> None:
+    assert found() == ("missing", "")
+    assert not outputs.exists()
+
+
+def test_a_record_of_todays_code_is_done(outputs: Path) -> None:
+    write_record()
+    assert found() == ("done", "")
+
+
+def test_a_record_of_other_code_is_stale(outputs: Path) -> None:
+    write_record(code_hash="0123456789abcdef")
+    assert found() == ("stale", "made by code 0123456789abcdef")
+
+
+@pytest.mark.parametrize("path", [record_path, rounds_path])
+def test_a_record_or_curve_that_was_edited_is_damaged_and_stays_as_it_is(outputs: Path, path: Any) -> None:
+    write_record(metrics={"best_global_accuracy": 40.0})
+    edited = path(RUN).read_text().replace("40", "99")
+    path(RUN).write_text(edited)
+    state, detail = found()
+    assert state == "damaged"
+    assert str(record_path(RUN)) in detail
+    assert path(RUN).read_text() == edited
+
+
+def test_a_checkpoint_alone_is_a_run_that_was_stopped(outputs: Path) -> None:
+    write_checkpoint(30)
+    assert found() == ("stopped", "30 of 40 rounds")
+
+
+def test_a_truncated_checkpoint_is_named_and_left(outputs: Path) -> None:
+    write_checkpoint(30)
+    checkpoint_path(RUN).write_bytes(checkpoint_path(RUN).read_bytes()[:-4])
+    state, detail = found()
+    assert state == "failed"
+    assert f"checkpoint {checkpoint_path(RUN)} is damaged" in detail
+    assert checkpoint_path(RUN).exists()
+
+
+def test_a_run_whose_lock_is_held_is_running(outputs: Path) -> None:
+    write_checkpoint(10)
+    with locked(RUN):
+        assert found() == ("running", "10 of 40 rounds")
+    assert found() == ("stopped", "10 of 40 rounds")
+
+
+def test_a_run_that_is_redone_is_running_although_it_has_a_record(outputs: Path) -> None:
+    write_record()
+    with locked(RUN):
+        assert found()[0] == "running"
+
+
+def test_a_failed_notebook_is_named_with_its_error(outputs: Path) -> None:
+    write_failed([{"output_type": "stream"}, {"output_type": "error", "ename": "InputError", "evalue": "no"}])
+    assert found() == ("failed", f"InputError: no ({failed_path(RUN)})")
+
+
+def test_a_failed_notebook_without_an_error_is_one_whose_kernel_was_killed(outputs: Path) -> None:
+    write_failed([{"output_type": "stream"}])
+    assert found() == ("failed", f"the kernel was killed ({failed_path(RUN)})")
+
+
+def test_a_record_counts_more_than_an_earlier_failure(outputs: Path) -> None:
+    write_failed([])
+    write_record()
+    assert found() == ("done", "")
+
+
+MODEL = timing_name(PARAMS, "e")
+TIMINGS = {MODEL: Timing(step_seconds=0.5, forward_seconds=0.25)}
+
+
+def statuses(*pairs: tuple[str, int]) -> list[RunStatus]:
+    """Runs in these states after so many rounds."""
+    return [RunStatus(PARAMS, state, "", rounds) for state, rounds in pairs]
+
+
+def test_time_left_is_that_of_the_rounds_that_open_runs_lack() -> None:
+    work = work_of(PARAMS)
+    whole = (work.steps * 0.5 + work.evaluated * 0.25) / joblib.cpu_count()
+    left = time_left(statuses(("missing", 0), ("stopped", 30), ("done", 40), ("stale", 40)), TIMINGS)
+    assert left == f"{1.25 * whole / 3600:.1f} hours left"
+
+
+def test_less_than_an_hour_is_given_in_minutes_and_nothing_is_said_so() -> None:
+    quick = {MODEL: Timing(0.001, 0.0)}
+    assert time_left(statuses(("missing", 0)), quick).endswith(" minutes left")
+    assert time_left(statuses(("done", 40)), quick) == "nothing left"
+
+
+def test_time_left_is_unknown_on_a_machine_that_was_never_timed() -> None:
+    assert time_left(statuses(("missing", 0)), {}).startswith("time left unknown")
+    assert time_left(statuses(("done", 40)), {}) == "nothing left"
+
+
+def test_the_summary_counts_the_states_in_their_order() -> None:
+    line = summary("table5", statuses(("missing", 0), ("done", 40), ("missing", 0)), TIMINGS)
+    assert line.startswith("table5: 3 runs: 1 done, 2 missing; ")
+
+
+def test_status_needs_no_torch() -> None:
+    check = "import sys, heterofl_core.status, heterofl_core.pipeline; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,0 +1,98 @@
+"""Verifying a record: the first rounds again, compared digit by digit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from heterofl_core.__main__ import main
+from heterofl_core.errors import InputError
+from heterofl_core.federation import Federation
+from heterofl_core.params import Execution, run_params
+from heterofl_core.records import read_record, read_rounds, record_path, write_run
+from heterofl_core.runs import execute
+from heterofl_core.verify import verify
+
+PARAMS = run_params(
+    dataset="digits", levels="d-e", num_clients=20, participation=0.1, rounds=4, milestones=[3], eval_every=2
+)
+RUN, ALONE = PARAMS.run_id, Execution(workers=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An outputs folder in which the run is finished."""
+    path = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HETEROFL_OUTPUTS", str(path))
+        execute(Federation(PARAMS), ALONE)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETEROFL_OUTPUTS", str(folder))
+
+
+def test_a_record_is_verified_up_to_its_first_evaluated_round_and_nothing_is_written(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    found = verify(RUN, None, ALONE)
+    assert found.rounds == 2
+    assert set(found.curve["round"]) == {2}
+    columns = {"lr", "train_loss", "global_accuracy", "local_accuracy", "down_mb", "up_mb"}
+    assert set(found.curve["column"]) == columns  # times are not compared
+    assert found.differences.empty
+    assert not found.changed
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_more_rounds_can_be_asked_for() -> None:
+    found = verify(RUN, 3, ALONE)
+    assert set(found.curve["round"]) == {2, 3}
+    assert found.differences.empty
+
+
+@pytest.fixture
+def changed(folder: Path) -> Iterator[None]:
+    """The record with another number in its curve and another commit, sealed as if a run had written it."""
+    record, rounds = read_record(record_path(RUN)), read_rounds(RUN)
+    other = rounds.copy()
+    other["global_accuracy"] += [0.5, 0, 0]
+    write_run(record | {"git_commit": "abc"}, other)
+    yield
+    write_run(record, rounds)
+
+
+@pytest.mark.usefixtures("changed")
+def test_a_number_that_the_code_does_not_give_is_found() -> None:
+    found = verify(RUN, None, ALONE)
+    (difference,) = found.differences.to_dict("records")
+    assert (difference["round"], difference["column"]) == (2, "global_accuracy")
+    assert difference["recorded"] == pytest.approx(difference["found"] + 0.5)
+    assert found.changed["git_commit"][0] == "abc"
+
+
+@pytest.mark.usefixtures("changed")
+def test_the_command_ends_with_one_sentence_and_status_2_if_numbers_differ(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["verify", RUN]) == 2
+    output = capsys.readouterr()
+    assert "git_commit was abc, is " in output.out
+    assert output.err.splitlines()[-1] == f"heterofl_core: {RUN} differs in 1 of 6 values"
+
+
+def test_the_command_says_that_all_is_identical(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", RUN, "--rounds", "2"]) == 0
+    assert capsys.readouterr().out.endswith(f"{RUN}: 2 rounds are identical in all 6 values\n")
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 5])
+def test_rounds_without_anything_to_compare_are_refused(rounds: int) -> None:
+    with pytest.raises(InputError, match=f"rounds {rounds} is not allowed; run {RUN} allows 2 to 4"):
+        verify(RUN, rounds, ALONE)
+
+
+def test_a_run_without_a_record_is_refused() -> None:
+    with pytest.raises(InputError, match="run 'nothing' has no record in "):
+        verify("nothing", None, ALONE)
