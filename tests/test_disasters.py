@@ -1,0 +1,215 @@
+"""Full disks, read-only folders, cut files, two at once: each is named, and nothing good is lost."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from heterofl_core.checkpoints import load_checkpoint
+from heterofl_core.errors import InputError
+from heterofl_core.federation import Federation
+from heterofl_core.files import write_text
+from heterofl_core.params import Execution, RunParams, run_params
+from heterofl_core.records import (
+    MEASURED,
+    checkpoint_path,
+    collect,
+    read_record,
+    record_path,
+    rounds_path,
+)
+from heterofl_core.runs import execute
+
+SETTINGS = {"dataset": "digits", "levels": "d-e", "num_clients": 20, "rounds": 6, "milestones": [4]}
+PARAMS: RunParams = run_params(**SETTINGS)
+RUN, ALONE = PARAMS.run_id, Execution(workers=1)
+CORE = [sys.executable, "-m", "heterofl_core"]
+
+
+def train() -> dict[str, Any]:
+    """The record of the run, executed in this process."""
+    return execute(Federation(PARAMS), ALONE)
+
+
+def curve() -> str:
+    """The run's `rounds.csv`, times aside."""
+    table = pd.read_csv(rounds_path(RUN), dtype=str)
+    return table.drop(columns=[name for name in MEASURED if name in table]).to_csv()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The curve of a run to which nothing happened."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HETEROFL_OUTPUTS", str(tmp_path_factory.mktemp("undisturbed")))
+        train()
+        return curve()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An outputs folder that is a disk of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    monkeypatch.setenv("HETEROFL_OUTPUTS", str(folder))
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Fills what is left of the disk, and returns the file that does."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(b"0" * 4096):
+                pass
+        except OSError:
+            return filler
+    raise AssertionError("the disk has no end")
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """What a writer left behind."""
+    return [path for path in folder.rglob(".*") if path.is_file()]
+
+
+@pytest.fixture
+def before_round(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """A function that has something happen just before a round."""
+
+    def arrange(number: int, disaster: Callable[[], object]) -> None:
+        original = Federation.run_round
+
+        def run_round(self: Federation, weights: Any, round: int, workers: int) -> Any:
+            if round == number:
+                disaster()
+            return original(self, weights, round, workers)
+
+        monkeypatch.setattr(Federation, "run_round", run_round)
+
+    return arrange
+
+
+def test_a_disk_that_fills_up_is_named_and_the_run_goes_on_when_there_is_room(
+    disk: Path, undisturbed: str, before_round: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_round(4, lambda: fill(disk))
+    with pytest.raises(InputError, match=rf"cannot write {checkpoint_path(RUN)}: .*No space left on device"):
+        train()
+    assert load_checkpoint(checkpoint_path(RUN)).round == 3
+    assert not record_path(RUN).exists()
+    assert not temporary_files(disk)
+    (disk / "filler").unlink()
+    monkeypatch.undo()
+    monkeypatch.setenv("HETEROFL_OUTPUTS", str(disk))
+    train()
+    assert curve() == undisturbed
+
+
+def test_a_full_disk_leaves_what_stood_there(disk: Path) -> None:
+    path = disk / "file.txt"
+    write_text(path, "good")
+    fill(disk)
+    with pytest.raises(InputError, match=rf"cannot write {path}: No space left on device"):
+        write_text(path, "x" * 100_000)
+    assert path.read_text() == "good"
+    assert not temporary_files(disk)
+
+
+def test_a_full_disk_ends_a_notebook_with_one_sentence(disk: Path) -> None:
+    fill(disk)
+    settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}={value}")]
+    done = subprocess.run([*CORE, "notebook", *settings], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert not temporary_files(disk)
+
+
+def test_a_read_only_folder_is_named_before_any_training(
+    disk: Path, before_round: Callable[..., None]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    before_round(1, lambda: pytest.fail("it trained"))
+    with pytest.raises(InputError, match=f"cannot write {disk}.*Read-only file system"):
+        train()
+
+
+def test_a_truncated_checkpoint_is_named_and_left(outputs: Path, before_round: Callable[..., None]) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    before_round(4, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    path = checkpoint_path(RUN)
+    path.write_bytes(path.read_bytes()[:-100])
+    cut = path.read_bytes()
+    with pytest.raises(
+        InputError, match=rf"checkpoint {path} is damaged .*; delete it to start the run anew"
+    ):
+        train()
+    assert path.read_bytes() == cut
+
+
+def test_nothing_is_built_from_a_record_that_was_edited_and_what_was_built_stays(outputs: Path) -> None:
+    train()
+    results = collect()
+    built = results.read_text()
+    text = record_path(RUN).read_text()
+    edited = text.replace('"seed": 0', '"seed": 7')
+    assert edited != text
+    record_path(RUN).write_text(edited)
+    with pytest.raises(InputError, match=rf"record {record_path(RUN)} .* was changed after the run; restore"):
+        collect()
+    with pytest.raises(InputError, match="was changed after the run"):
+        train()  # neither believed nor overwritten
+    assert results.read_text() == built
+    assert record_path(RUN).read_text() == edited
+
+
+def test_a_curve_that_was_edited_spoils_its_record(outputs: Path) -> None:
+    train()
+    lines = rounds_path(RUN).read_text().splitlines(keepends=True)
+    rounds_path(RUN).write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match=r"or its rounds\.csv was changed after the run"):
+        read_record(record_path(RUN))
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    """A command of the core that goes on beside this process."""
+    return subprocess.Popen([*CORE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_that_execute_one_run_at_once_train_it_once(outputs: Path, undisturbed: str) -> None:
+    settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}={value}")]
+    processes = [start("run", *settings, "-p", "workers=1") for _ in range(3)]
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sum("is done already" in text for text in printed) == 2
+    assert curve() == undisturbed
+    read_record(record_path(RUN))
+    assert sorted(path.name for path in record_path(RUN).parent.iterdir()) == ["record.json", "rounds.csv"]
+
+
+def test_two_that_do_one_study_at_once_do_each_run_once(outputs: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "title: Four runs\nexhibits: []\n"
+        "runs:\n  - {dataset: digits, levels: e, protocol: smoke, num_clients: 20, seed: [0, 1, 2, 3]}\n"
+    )
+    processes = [start("study", str(study), "-p", "workers=1") for _ in range(2)]
+    printed = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    text = "".join(output for output, _ in printed)
+    begun = sum(line.startswith("digits_") and " " not in line for line in text.splitlines())
+    records = [read_record(path) for path in outputs.glob("runs/*/record.json")]
+    assert {record["params"]["seed"] for record in records} == {0, 1, 2, 3}
+    assert begun - text.count("is done already") == len(records) == 4
