@@ -163,7 +163,9 @@ def pipeline(options: argparse.Namespace) -> None:
     from heterofl_core.timings import timings_for
 
     given = to_texts(settings(options))
-    timings_for(plan(options.studies, given, options.redo_stale).runs.values())
+    todo = plan(options.studies, given, options.redo_stale)
+    timings_for(todo.runs[run_id] for run_id in todo.open)
+    todo.remove_old_markers()
     status(options)
     command = snakemake_command(options.studies, given, options.redo_stale, options.profile)
     sys.stdout.flush()

@@ -21,21 +21,24 @@ from heterofl_core.status import RunStatus, status_of
 from heterofl_core.studies import read_study, study_names
 
 WORKFLOW = ROOT / "workflow"
-MEMORY_MB = {"digits": 2_000, "mnist": 3_000, "cifar10": 4_000, "wikitext2": 4_000}
-"""What a run asks a cluster for."""
+MEMORY_MB = {"digits": 1_000, "mnist": 2_000, "cifar10": 3_000, "wikitext2": 3_000}
+"""What a run asks a cluster for, beside its workers."""
+WORKER_MB = 1_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of some studies that still have to be done.
+    """The runs of some studies, and which of them still have to be done.
 
     Attributes:
-        runs: by id.
-        force: which of them have a record that is to be replaced.
+        runs: all of them, by id.
+        open: ids of those that have to be done.
+        force: which of these have a record that is to be replaced.
         workers: processes of each run.
     """
 
     runs: dict[str, RunParams]
+    open: tuple[str, ...]
     force: frozenset[str]
     workers: int
 
@@ -45,7 +48,12 @@ class Plan:
 
     def markers(self) -> list[Path]:
         """The markers of all open runs."""
-        return [self.marker(run_id) for run_id in self.runs]
+        return [self.marker(run_id) for run_id in self.open]
+
+    def remove_old_markers(self) -> None:
+        """Removes markers of open runs: the record that they stood for is gone, or is to be replaced."""
+        for marker in self.markers():
+            marker.unlink(missing_ok=True)
 
     def arguments(self, run_id: str) -> str:
         """The command line of `heterofl_core notebook` for a run, quoted for a shell."""
@@ -55,7 +63,7 @@ class Plan:
 
     def memory_mb(self, run_id: str) -> int:
         """The memory that a run asks a cluster for."""
-        return MEMORY_MB[self.runs[run_id].dataset]
+        return MEMORY_MB[self.runs[run_id].dataset] + self.workers * WORKER_MB
 
 
 def plan(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> Plan:
@@ -77,13 +85,12 @@ def plan(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> P
     redone = frozenset(
         run_id for run_id, status in statuses.items() if redo_stale and status.state == "stale"
     )
-    open_runs = {
-        run_id: status.params for run_id, status in statuses.items() if status.is_open or run_id in redone
-    }
-    found = Plan(open_runs, redone, execution.workers or 1)
-    for marker in found.markers():
-        marker.unlink(missing_ok=True)  # of a run whose record is gone
-    return found
+    return Plan(
+        runs={run_id: status.params for run_id, status in statuses.items()},
+        open=tuple(run_id for run_id, status in statuses.items() if status.is_open or run_id in redone),
+        force=redone,
+        workers=execution.workers or 1,
+    )
 
 
 def statuses_of(studies: Sequence[str], changes: Mapping[str, Any]) -> dict[str, RunStatus]:
@@ -98,9 +105,10 @@ def statuses_of(studies: Sequence[str], changes: Mapping[str, Any]) -> dict[str,
     return {run_id: status_of(params) for run_id, params in runs.items()}
 
 
-def records() -> list[Path]:
-    """The records that there are."""
-    return sorted(runs_folder().glob("*/record.json"))
+def newest_record() -> list[Path]:
+    """The record that was written last, if there is one: results that are older are made anew."""
+    records = runs_folder().glob("*/record.json")
+    return sorted(records, key=lambda path: path.stat().st_mtime)[-1:]
 
 
 def book_sources() -> list[Path]:
@@ -118,11 +126,12 @@ def snakemake_command(
         studies, settings, redo_stale: see `plan`.
         profile: a folder in `workflow/profiles/` for a cluster, or a path; none for this machine.
     """
-    config = {"studies": list(studies), "settings": list(settings), "redo_stale": redo_stale}
+    named = [str(Path(name).resolve()) if name.endswith(".yaml") else name for name in studies]
+    config = {"studies": named, "settings": list(settings), "redo_stale": redo_stale}
     own = WORKFLOW / "profiles" / (profile or "default")
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")),
         *("--directory", str(ROOT)),
-        *(["--profile", str(own if own.is_dir() else profile)] if profile else []),
+        *(["--profile", str(own if own.is_dir() else profile)] if profile else ["--cores", "all"]),
         *("--config", *(f"{name}={json.dumps(value)}" for name, value in config.items())),
     ]

@@ -80,9 +80,10 @@ def disturbed(
             pipeline = start(outputs, study, settings)
             continue
         candidates = descendants(pipeline)
-        if not candidates:  # it has not started anything yet
+        rarest = min(killed[name] for name in VICTIMS)
+        name = rng.choice([name for name in VICTIMS if killed[name] == rarest])
+        if name not in candidates:  # not started yet
             continue
-        name = rng.choice(sorted(candidates))
         victim = rng.choice(candidates[name])
         try:
             victim.send_signal(signal.SIGKILL)
