@@ -12,7 +12,9 @@ import pytest
 from heterofl_core.__main__ import main
 from heterofl_core.cost import cost_table
 from heterofl_core.params import run_params
-from heterofl_core.records import checkpoint_path, read_record
+from heterofl_core.pipeline import snakemake_command
+from heterofl_core.records import checkpoint_path, failed_path, read_record
+from heterofl_core.studies import study_names
 
 DIGITS = ("-p", "dataset=digits", "-p", "levels=e")
 TINY = (*DIGITS, "-p", "protocol=smoke", "-p", "num_clients=20", "-p", "workers=1")
@@ -26,18 +28,27 @@ def signals() -> Iterator[None]:
     signal.signal(signal.SIGPIPE, before)
 
 
+def files(outputs: Path) -> dict[Path, bytes]:
+    """All files, by path, but the empty ones by which processes tell who is at work."""
+    return {
+        path: path.read_bytes()
+        for path in outputs.rglob("*")
+        if path.is_file() and not (path.parent.name == "locks" and path.stat().st_size == 0)
+    }
+
+
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], outputs: Path) -> Callable[..., str]:
     """A function that runs a command, which must fail and change nothing; gives its sentence."""
 
     def run(*arguments: str) -> str:
-        before = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+        before = files(outputs)
         assert main(arguments) == 2
         printed = capsys.readouterr()
         assert printed.out == ""
         assert printed.err.count("\n") == 1
         assert printed.err.startswith("heterofl_core: ")
-        assert {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()} == before
+        assert files(outputs) == before
         assert before or not outputs.exists()
         return printed.err.removeprefix("heterofl_core: ").rstrip("\n")
 
@@ -106,7 +117,8 @@ def test_a_study_does_all_its_runs_and_a_second_call_trains_nothing(
         assert record["params"] == params.model_dump(mode="json")
         assert (record["status"], record["workers"]) == ("done", 1)
     before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}
-    assert sum(path.is_file() for path in before) == 4  # a record and a curve each
+    assert len(files(outputs)) == 4  # a record and a curve each
+    assert sorted(path.name for path in (outputs / "locks").iterdir()) == sorted(ids)
 
     monkeypatch.setattr("heterofl_core.runs.advance", lambda *_: pytest.fail("trained again"))
     assert main(arguments) == 0
@@ -133,6 +145,74 @@ def test_a_study_does_only_the_runs_that_are_left_unless_forced(
     assert executed == [second]
     assert main(["study", str(small_study), "--force"]) == 0
     assert executed == [second, first, second]
+
+
+@pytest.fixture
+def untimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of which nothing is known."""
+    monkeypatch.setenv("HETEROFL_DATA", str(tmp_path / "data"))
+
+
+@pytest.mark.usefixtures("untimed")
+def test_status_has_a_line_for_each_study_and_one_for_each_run_to_look_at(
+    outputs: Path, small_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = run_params(dataset="digits", levels="e", protocol="smoke", num_clients=10, seed=3).run_id
+    failed_path(run_id).parent.mkdir(parents=True)
+    failed_path(run_id).write_text('{"cells": []}')
+    assert main(["status", str(small_study), str(small_study), "-p", "seed=3"]) == 0
+    unknown = "time left unknown (`python -m heterofl_core list STUDY` times this machine)"
+    lines = [
+        f"{small_study}: 2 runs: 1 failed, 1 missing; {unknown}",
+        f"  failed {run_id}: the kernel was killed ({failed_path(run_id)})",
+    ]
+    assert capsys.readouterr().out.splitlines() == [*lines, *lines]
+    assert list(outputs.rglob("*.*")) == [failed_path(run_id)]
+
+
+@pytest.mark.usefixtures("untimed", "outputs")
+def test_status_alone_is_that_of_every_study(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == study_names()
+
+
+@pytest.mark.usefixtures("untimed", "outputs")
+def test_the_pipeline_times_what_is_open_tells_the_status_and_becomes_snakemake(
+    small_study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[str] = []
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        "heterofl_core.timings.timings_for", lambda runs: timed.extend(params.levels for params in runs)
+    )
+    monkeypatch.setattr("os.execv", lambda program, words: started.append([program, *words]))
+    arguments = ["pipeline", str(small_study), "-p", "seed=3", "--redo-stale", "--dry-run"]
+    assert main([*arguments, "--snakemake=--until 'the results'"]) == 0
+    assert timed == ["d", "e"]
+    assert capsys.readouterr().out.startswith(f"{small_study}: 2 runs: 2 missing; ")
+    ((program, *words),) = started
+    assert program == words[0] == sys.executable
+    assert words[:-3] == snakemake_command([str(small_study)], ["seed=3"], redo_stale=True, profile=None)
+    assert words[-3:] == ["--dry-run", "--until", "the results"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "no study is named; there are ablation, "),
+        (["table8"], "study 'table8' is unknown; allowed are "),
+        (["table5", "-p", "lvels=a"], "parameter 'lvels' (value 'a') is unknown; did you mean 'levels'?"),
+        (["table5", "-f", "nowhere.yaml"], "parameter file nowhere.yaml cannot be read: No such file "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_pipeline_that_cannot_be_is_refused_before_anything_is_timed(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    monkeypatch.setattr("heterofl_core.timings.timings_for", lambda _: pytest.fail("timed"))
+    monkeypatch.setattr("os.execv", lambda *_: pytest.fail("started"))
+    assert refused("pipeline", *arguments).startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +316,7 @@ def test_a_wrong_setting_ends_a_run_before_it_starts(
     assert refused("run", *arguments).startswith(sentence)
 
 
-@pytest.mark.parametrize("command", ["list", "study"])
+@pytest.mark.parametrize("command", ["list", "study", "status"])
 def test_an_unknown_study_is_refused(refused: Callable[..., str], command: str) -> None:
     assert refused(command, "table8").startswith("study 'table8' is unknown; allowed are ")
 

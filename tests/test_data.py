@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,21 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from heterofl_core import data, folders
-from heterofl_core.data import Images, load_images, read_cache, read_images, torchvision_datasets
+from heterofl_core.data import (
+    Images,
+    load_images,
+    read_cache,
+    read_images,
+    torchvision_datasets,
+    write_cache,
+)
 from heterofl_core.errors import InputError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
 LABELS = np.array([5, 0, 4])
 A_FEW = Images(PICTURES[:, None], LABELS, PICTURES[:1, None], LABELS[:1])
+CACHED = ["test_inputs.npy", "test_labels.npy", "train_inputs.npy", "train_labels.npy"]
+"""The files of a cache, by name."""
 Twice = tuple[Images, Images, Path]
 COLOURED = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
 COLOURED_LABELS = np.array([6, 9, 9, 4, 1])
@@ -186,7 +196,9 @@ def test_the_second_load_needs_no_mirror_and_is_identical(
     first, second, folder = request.getfixturevalue(f"{dataset}_twice")
     assert same(first, second)
     assert [path.name for path in folder.iterdir()] == ["cache"]
-    assert [path.name for path in (folder / "cache").iterdir()] == [f"{dataset}.npz"]
+    assert sorted(path.relative_to(folder / "cache") for path in (folder / "cache").rglob("*.*")) == [
+        Path(dataset) / name for name in CACHED
+    ]
 
 
 # The cache
@@ -196,7 +208,35 @@ def test_data_are_decoded_once(folder: Path, decoded: list[str]) -> None:
     assert same(load_images("mnist"), A_FEW)
     assert same(load_images("mnist"), A_FEW)
     assert decoded == ["mnist"]
-    assert (folder / "cache" / "mnist.npz").exists()
+    assert sorted(path.name for path in (folder / "cache" / "mnist").iterdir()) == CACHED
+
+
+@pytest.mark.usefixtures("folder")
+def test_cached_data_are_mapped_into_memory_and_cannot_be_written_to(decoded: list[str]) -> None:
+    """All processes of a machine then share one copy."""
+    load_images("mnist")
+    for array in arrays_of(load_images("mnist")):
+        assert isinstance(array, np.memmap)
+        assert array.mode == "r"
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+    assert decoded == ["mnist"]
+
+
+def arrays_of(images: Images) -> list[np.ndarray]:
+    """The four arrays themselves; `asdict` would copy them."""
+    return list(vars(images).values())
+
+
+@pytest.mark.parametrize("lacking", CACHED)
+def test_a_cache_that_lacks_a_file_is_made_anew(folder: Path, decoded: list[str], lacking: str) -> None:
+    """As one whose writer was killed between two files."""
+    load_images("mnist")
+    (folder / "cache" / "mnist" / lacking).unlink()
+    assert read_cache(folder / "cache" / "mnist", Images) is None
+    assert same(load_images("mnist"), A_FEW)
+    assert decoded == ["mnist", "mnist"]
+    assert sorted(path.name for path in (folder / "cache" / "mnist").iterdir()) == CACHED
 
 
 def test_a_read_only_mirror_is_not_written_to(
@@ -208,50 +248,49 @@ def test_a_read_only_mirror_is_not_written_to(
     monkeypatch.setattr(folders, "ROOT", checkout)
     load_images("mnist")
     assert list(mirror.iterdir()) == []
-    assert (checkout / "data" / "cache" / "mnist.npz").exists()
+    assert sorted(path.name for path in (checkout / "data" / "cache" / "mnist").iterdir()) == CACHED
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "empty",
-        "truncated",
-        "no archive",
-        pytest.param("one array"),
-        "a pickle",
-    ],
-)
-def test_a_damaged_cache_is_named_with_what_to_do(folder: Path, decoded: list[str], damage: str) -> None:
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("damage", ["empty", "truncated", "no array", "a pickle", "pickled objects"])
+def test_a_damaged_cache_is_named_with_what_to_do(
+    folder: Path, decoded: list[str], name: str, damage: str
+) -> None:
     load_images("mnist")
-    path = folder / "cache" / "mnist.npz"
+    path = folder / "cache" / "mnist" / name
     match damage:
         case "empty":
             path.write_bytes(b"")
         case "truncated":
-            path.write_bytes(path.read_bytes()[:-100])
-        case "no archive":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "no array":
             path.write_bytes(b"0123456789" * 10)
-        case "one array":
-            np.savez(path, train_inputs=PICTURES)
         case "a pickle":
-            np.savez(path, **asdict(A_FEW) | {"test_labels": np.array([{}], dtype=object)})
+            path.write_bytes(pickle.dumps(LABELS))
+        case "pickled objects":
+            np.save(path, np.array([{}], dtype=object))
+    damaged = path.read_bytes()
     with pytest.raises(InputError) as failure:
         load_images("mnist")
     assert str(failure.value).startswith(f"cached data {path} is damaged (")
     assert str(failure.value).endswith("); delete it, and it is made anew")
     assert "\n" not in str(failure.value)
     assert decoded == ["mnist"]
+    assert path.read_bytes() == damaged
 
 
-def test_a_cache_cut_anywhere_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "mnist.npz"
-    np.savez(path, **asdict(A_FEW))
+def test_a_cached_array_cut_anywhere_is_damaged(tmp_path: Path) -> None:
+    write_cache(tmp_path, asdict(A_FEW))
+    path = tmp_path / "train_labels.npy"
     whole = path.read_bytes()
-    assert same(Images(**read_cache(path, Images)), A_FEW)
-    for length in range(0, len(whole), 97):
+    assert len(whole) == 128 + 3 * 8  # NumPy's header and three labels
+    kept = read_cache(tmp_path, Images)
+    assert kept is not None
+    assert same(Images(**kept), A_FEW)
+    for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError):
-            read_cache(path, Images)
+            read_cache(tmp_path, Images)
 
 
 def test_a_cache_is_read_by_the_fields_of_its_dataclass(tmp_path: Path) -> None:
@@ -260,15 +299,14 @@ def test_a_cache_is_read_by_the_fields_of_its_dataclass(tmp_path: Path) -> None:
         train: np.ndarray
         test: np.ndarray
 
-    path = tmp_path / "halves.npz"
-    np.savez(path, train=PICTURES, test=LABELS, another=LABELS)
-    arrays = read_cache(path, Halves)
+    write_cache(tmp_path, {"train": PICTURES, "test": LABELS, "another": LABELS})
+    arrays = read_cache(tmp_path, Halves)
+    assert arrays is not None
     assert list(arrays) == ["train", "test"]
     assert np.array_equal(arrays["train"], PICTURES)
     assert np.array_equal(arrays["test"], LABELS)
-    with pytest.raises(InputError) as failure:
-        read_cache(path, Images)
-    assert str(failure.value).startswith(f"cached data {path} is damaged (")
+    assert read_cache(tmp_path, Images) is None
+    assert read_cache(tmp_path / "nowhere", Images) is None
 
 
 # Parquet files
@@ -306,7 +344,7 @@ def test_cifar10_is_read_from_its_three_files(folder: Path, monkeypatch: pytest.
     pixels = COLOURED.transpose(0, 3, 1, 2)
     assert same(load_images("cifar10"), Images(pixels, COLOURED_LABELS, pixels[4:], COLOURED_LABELS[4:]))
     assert asked == [([first, second], "img", 50_000), ([test], "img", 10_000)]
-    assert (folder / "cache" / "cifar10.npz").exists()
+    assert sorted(path.name for path in (folder / "cache" / "cifar10").iterdir()) == CACHED
 
 
 def test_the_rows_of_both_files_are_counted_together(folder: Path) -> None:

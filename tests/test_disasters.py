@@ -124,6 +124,17 @@ def test_a_full_disk_leaves_what_stood_there(disk: Path) -> None:
     assert not temporary_files(disk)
 
 
+def test_a_read_only_disk_leaves_what_stood_there(disk: Path) -> None:
+    path = disk / "file.txt"
+    write_text(path, "good")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for other in (path, disk / "folder" / "file.txt"):
+        with pytest.raises(InputError, match=f"^cannot write {other}: Read-only file system$"):
+            write_text(other, "new")
+    assert path.read_text() == "good"
+    assert list(disk.iterdir()) == [path]
+
+
 def test_a_full_disk_ends_a_notebook_with_one_sentence(disk: Path) -> None:
     fill(disk)
     settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}={value}")]
@@ -181,6 +192,50 @@ def test_a_curve_that_was_edited_spoils_its_record(outputs: Path) -> None:
     rounds_path(RUN).write_text("".join(lines[:-1]))
     with pytest.raises(InputError, match=r"or its rounds\.csv was changed after the run"):
         read_record(record_path(RUN))
+
+
+@pytest.mark.usefixtures("outputs")
+def test_the_record_is_the_last_file_that_a_run_puts_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    original = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        names.append(target.name)
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    train()
+    assert names == ["checkpoint.safetensors"] * 7 + ["rounds.csv", "record.json"]
+
+
+@pytest.mark.usefixtures("outputs")
+@pytest.mark.parametrize(
+    ("step", "when"),
+    [(1, "before"), (2, "before"), (6, "before"), (8, "before"), (9, "before"), (9, "after")],
+)
+def test_a_run_that_ends_between_any_two_files_is_finished_by_the_same_command(
+    undisturbed: str, monkeypatch: pytest.MonkeyPatch, step: int, when: str
+) -> None:
+    original, steps = Path.replace, iter(range(1, 100))
+
+    def replace(self: Path, target: Path) -> Path:
+        reached = next(steps) == step
+        if reached and when == "before":
+            raise KeyboardInterrupt
+        found = original(self, target)
+        if reached:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    assert record_path(RUN).exists() == ((step, when) == (9, "after"))
+    train()
+    assert curve() == undisturbed
+    read_record(record_path(RUN))
+    assert sorted(path.name for path in record_path(RUN).parent.iterdir()) == ["record.json", "rounds.csv"]
 
 
 def start(*words: str) -> subprocess.Popen[str]:

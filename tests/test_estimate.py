@@ -1,41 +1,77 @@
-"""The work of a run, and its time on this machine."""
+"""The work of a run by hand, and its time from what one step takes on this machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from heterofl_core import estimate
 from heterofl_core.data import load_images
-from heterofl_core.estimate import SIZES, estimate
-from heterofl_core.folders import data_folder
-from heterofl_core.params import run_params
+from heterofl_core.estimate import (
+    SIZES,
+    Timing,
+    Work,
+    keep_timings,
+    kept_timings,
+    seconds_of,
+    timing_name,
+    timings_path,
+    work_of,
+)
+from heterofl_core.params import RunParams, run_params
 from heterofl_core.text import load_text
 
-
-def macs(**values: object) -> float:
-    return estimate(run_params(**{"dataset": "digits", "levels": "e", "protocol": "smoke", **values})).macs
+TIMINGS = {"cnn sbn mnist a 10": Timing(0.3, 0.01), "cnn sbn mnist e 10": Timing(0.1, 0.002)}
 
 
-def test_macs_by_hand() -> None:
-    """MNIST, level e: 200 rounds of 10 clients with 600 images, 5 epochs, forward and backward; 40 passes
-    over 70,000 images."""
-    forward = 182_912
-    work = estimate(run_params(dataset="mnist", levels="e"))
-    assert work.macs == forward * (200 * 10 * 5 * 600 * 3 + 40 * 70_000)
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder."""
+    monkeypatch.setenv("HETEROFL_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
 
 
-def test_a_norm_without_statistics_saves_the_pass_over_the_training_data() -> None:
-    saved = macs() - macs(norm="gn")
-    assert saved == pytest.approx(2 * SIZES["digits"].train * macs_of_one_image(), rel=1e-12)
+# Work
 
 
-def macs_of_one_image() -> float:
-    """A run of two rounds evaluates twice; digits have 360 test images."""
-    one, two = (macs(norm="gn", rounds=rounds, eval_every=1, milestones=[]) for rounds in (1, 2))
-    training = 10 * SIZES["digits"].train / 100 * 3
-    return (two - one) / (training + SIZES["digits"].test)
-
-
-def test_time_is_positive_and_grows_with_the_rounds() -> None:
-    short, long = (estimate(run_params(dataset="digits", levels="e", rounds=n)).seconds for n in (2, 200))
-    assert 0 < short < long
+@pytest.mark.parametrize(
+    ("values", "work"),
+    [
+        pytest.param(
+            {"dataset": "mnist", "levels": "e"},
+            # 200 rounds of 10 clients with 600 images, 5 epochs of 60 steps; 40 passes over 70,000 images
+            Work(200 * 10 * 5 * 60, 10, 200 * 10 * 5 * 600, 40 * 70_000),
+            id="statistics need the training data",
+        ),
+        pytest.param(
+            {"dataset": "mnist", "levels": "e", "norm": "gn"},
+            Work(200 * 10 * 5 * 60, 10, 200 * 10 * 5 * 600, 40 * 10_000),
+            id="another norm does not",
+        ),
+        pytest.param(
+            {"dataset": "digits", "levels": "a-e", "protocol": "smoke"},
+            # 2 rounds of 10 clients with 14.37 images, one epoch of 3 steps; 2 passes
+            Work(2 * 10 * 3, 5, 2 * 10 * 14.37, 2 * (360 + 1437)),
+            id="the last batch may be smaller",
+        ),
+        pytest.param(
+            {"dataset": "wikitext2", "levels": "e"},
+            # 100 rounds of 10 clients with a row of 326.34 windows; rounds 2, 4 … 100 and milestone 25
+            Work(100 * 10 * 327, 1, 100 * 10 * 326.34, 51 * 3_837),
+            id="text",
+        ),
+        pytest.param(
+            {"dataset": "digits", "levels": "e", "protocol": "smoke", "method": "lg-fedavg", "arch": "mlp"},
+            Work(2 * 10 * 3, 5, 2 * 10 * 14.37, 2 * 100 * 360),
+            id="each client has a model of its own",
+        ),
+    ],
+)
+def test_work_by_hand(values: dict[str, Any], work: Work) -> None:
+    assert work_of(run_params(**values)) == work
 
 
 def test_sizes_are_those_of_the_data() -> None:
@@ -47,11 +83,113 @@ def test_sizes_are_those_of_the_data() -> None:
     )
 
 
+@pytest.mark.usefixtures("wikitext2")
 def test_sizes_of_text_are_those_of_the_data() -> None:
-    if not (data_folder() / "wikitext2").is_dir():
-        pytest.skip(f"WikiText2 is not in {data_folder()}; HETEROFL_DATA names another mirror")
     text = load_text()
     assert (SIZES["wikitext2"].train, SIZES["wikitext2"].test) == (
         len(text.train) // 64,
         len(text.test) // 64,
     )
+
+
+# Time
+
+
+def mnist(**values: Any) -> RunParams:
+    return run_params(**{"dataset": "mnist", "levels": "a-e", **values})
+
+
+@pytest.mark.parametrize(
+    ("params", "level", "name"),
+    [
+        (mnist(), "a", "cnn sbn mnist a 10"),
+        (mnist(norm="gn", batch_size=7), "e", "cnn gn mnist e 7"),
+        (run_params(dataset="wikitext2", levels="e"), "e", "transformer ln wikitext2 e 1"),
+        (
+            run_params(dataset="cifar10", levels="b", method="standalone", arch="mlp"),
+            "b",
+            "mlp none cifar10 b 10",
+        ),
+    ],
+)
+def test_a_timing_is_that_of_one_model_on_one_data_set(params: RunParams, level: str, name: str) -> None:
+    assert timing_name(params, level) == name
+
+
+def test_time_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """600,000 steps, half of them at each level, and 2,800,000 forward passes of the larger one; 4 cores."""
+    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    seconds = seconds_of(mnist(), TIMINGS)
+    assert seconds == pytest.approx((600_000 * (0.3 + 0.1) / 2 + 2_800_000 * 0.01) / 4, rel=1e-12)
+    uneven = seconds_of(mnist(levels="a1-e9"), TIMINGS)
+    assert uneven == pytest.approx((600_000 * (0.03 + 0.09) + 2_800_000 * 0.01) / 4, rel=1e-12)
+
+
+@pytest.mark.parametrize("missing", TIMINGS)
+def test_time_is_unknown_unless_every_level_was_timed(missing: str) -> None:
+    assert seconds_of(mnist(), {name: one for name, one in TIMINGS.items() if name != missing}) is None
+
+
+# What is kept
+
+
+def test_timings_are_kept_for_the_next_process(data: Path) -> None:
+    assert kept_timings() == {}
+    assert not data.exists()
+    keep_timings(TIMINGS)
+    assert kept_timings() == TIMINGS
+    assert [path for path in data.rglob("*") if path.is_file()] == [data / "cache" / "timings.json"]
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("name", ["processor", "code_hash"])
+def test_timings_of_another_machine_or_of_other_code_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(estimate, name, lambda: "another")
+        keep_timings(TIMINGS)
+        assert kept_timings() == TIMINGS
+    assert kept_timings() == {}
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"null", b"\xff", b"{}", b'{"machine": {}}'])
+def test_timings_that_cannot_be_read_are_measured_anew(content: bytes) -> None:
+    keep_timings(TIMINGS)
+    timings_path().write_bytes(content)
+    assert kept_timings() == {}
+
+
+@pytest.mark.usefixtures("data")
+def test_timings_of_another_layout_are_measured_anew() -> None:
+    keep_timings(TIMINGS)
+    kept = json.loads(timings_path().read_text())
+    kept["timings"]["cnn sbn mnist a 10"]["a_field_of_tomorrow"] = 1
+    timings_path().write_text(json.dumps(kept))
+    assert kept_timings() == {}
+
+
+# Without what a run needs
+
+TRAINING = ("torch", "torchvision", "sklearn", "PIL", "pyarrow", "tqdm")
+READING = ("estimate", "status", "pipeline", "locks", "records", "studies", "settings", "report", "pages")
+
+
+@pytest.mark.parametrize("module", READING)
+def test_what_reads_records_works_where_nothing_for_training_is_installed(module: str) -> None:
+    """Such as on a cluster's login node, or where the book is built."""
+    program = f"import sys; sys.modules |= dict.fromkeys({TRAINING}); import heterofl_core.{module}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_status_works_there_too(outputs: Path) -> None:
+    program = (
+        f"import sys; sys.modules |= dict.fromkeys({TRAINING}); from heterofl_core.__main__ import main; "
+        "sys.exit(main(['status', 'table5']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("table5: 62 runs: 62 missing; ")
+    assert not outputs.exists()

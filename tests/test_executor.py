@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,16 +62,59 @@ def test_no_jobs_have_no_answers(workers: int) -> None:
     assert side_by_side(answer, [], workers) == []
 
 
-def total(job: np.ndarray) -> tuple[bool, float]:
-    """Whether the job's array can be written to, and what follows from it."""
-    return job.flags.writeable, float(torch.from_numpy(job).sum())
+Seen = tuple[int, bool, str | None, float]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_large_arrays_arrive_as_a_jobs_own(workers: int) -> None:
-    """Two megabytes each, which joblib would otherwise hand on as files that cannot be written to."""
-    jobs = [np.full(2**18, value) for value in (1.0, 2.0)]
-    assert side_by_side(total, jobs, workers) == [(True, 2.0**18), (True, 2.0**19)]
+def look(job: np.ndarray) -> Seen:
+    """The process, whether it can write to the job's array, the file it is mapped from, and what follows."""
+    file = str(job.filename) if isinstance(job, np.memmap) else None
+    return os.getpid(), job.flags.writeable, file, float(job.sum())
+
+
+MEGABYTE = 2**20
+
+
+def test_arrays_of_more_than_a_megabyte_are_mapped_into_workers_where_nobody_can_write_to_them() -> None:
+    jobs = [np.ones(size, dtype=np.uint8) for size in (MEGABYTE + 1, 2 * MEGABYTE)]
+    for (process, writeable, file, total), job in zip(side_by_side(look, jobs, workers=2), jobs, strict=True):
+        assert process != os.getpid()
+        assert not writeable
+        assert file is not None
+        assert total == job.size
+
+
+def test_smaller_arrays_arrive_as_a_workers_own() -> None:
+    jobs = [np.ones(MEGABYTE, dtype=np.uint8)] * 2
+    for _, writeable, file, total in side_by_side(look, jobs, workers=2):
+        assert (writeable, file, total) == (True, None, MEGABYTE)
+
+
+def test_one_worker_has_the_arrays_themselves() -> None:
+    jobs = [np.ones(2 * MEGABYTE, dtype=np.uint8), np.ones(1, dtype=np.uint8)]
+    assert [seen[1:] for seen in side_by_side(look, jobs, workers=1)] == [
+        (True, None, 2.0 * MEGABYTE),
+        (True, None, 1.0),
+    ]
+
+
+def test_all_jobs_with_one_large_array_share_one_file_of_it() -> None:
+    """However many clients get the same model, it is written down once."""
+    shared = np.ones(2 * MEGABYTE, dtype=np.uint8)
+    jobs = [shared] * 6
+    files = {file for _, _, file, _ in side_by_side(look, jobs, workers=2)}
+    assert len(files) == 1
+    assert None not in files
+
+
+def test_an_array_that_is_mapped_already_is_mapped_from_its_own_file(tmp_path: Path) -> None:
+    """So the cache of a data set is copied nowhere."""
+    np.save(tmp_path / "images.npy", np.ones(2 * MEGABYTE, dtype=np.uint8))
+    images = np.load(tmp_path / "images.npy", mmap_mode="r")
+    seen = side_by_side(look, [images, images[MEGABYTE:]], workers=2)
+    assert [one[1:] for one in seen] == [
+        (False, str(tmp_path / "images.npy"), 2.0 * MEGABYTE),
+        (False, str(tmp_path / "images.npy"), 1.0 * MEGABYTE),
+    ]
 
 
 @pytest.mark.usefixtures("three_threads")

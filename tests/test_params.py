@@ -171,6 +171,38 @@ def test_a_partition_by_dirichlet_has_the_schedule_of_label_skew() -> None:
     assert (params.partition, params.rounds, params.milestones) == ("dirichlet-0.5", 400, (200,))
 
 
+# What follows from a schedule
+
+
+@pytest.mark.parametrize(
+    ("eval_every", "milestones", "rounds", "evaluated"),
+    [(1, [], 3, [1, 2, 3]), (4, [], 9, [4, 8, 9]), (100, [2, 5], 7, [2, 5, 7]), (3, [3, 50], 6, [3, 6])],
+)
+def test_milestones_and_the_last_round_are_evaluated_whatever_the_interval(
+    eval_every: int, milestones: list[int], rounds: int, evaluated: list[int]
+) -> None:
+    params = mnist(eval_every=eval_every, milestones=milestones, rounds=rounds)
+    assert [number for number in range(1, rounds + 1) if params.is_evaluated(number)] == evaluated
+
+
+@pytest.mark.parametrize(
+    ("num_clients", "participation", "active"),
+    [
+        (100, 0.1, 10),
+        (100, 1.0, 100),
+        (10, 0.25, 3),
+        (10, 0.24, 2),
+        (5, 0.1, 1),
+        (3, 0.1, 1),
+        (100, 0.001, 1),
+    ],
+)
+def test_max_of_c_m_and_1_clients_are_active_and_a_half_counts_as_one(
+    num_clients: int, participation: float, active: int
+) -> None:
+    assert mnist(num_clients=num_clients, participation=participation).num_active == active
+
+
 # Methods and architectures
 
 

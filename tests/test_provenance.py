@@ -13,8 +13,16 @@ from heterofl_core import provenance
 from heterofl_core.provenance import RESULT_MODULES, code_hash, git, meaning
 
 CORE = Path(provenance.__file__).parent
-NO_RESULT = {"params", "traces", "errors", "files", "folders", "records", "checkpoints", "cost", "provenance"}
+NO_RESULT = {
+    *("params", "traces", "errors", "files", "folders"),
+    *("locks", "records", "checkpoints", "cost", "provenance"),
+}
 """Modules that a run uses and that cannot change its accuracy."""
+AROUND = {
+    *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
+    *("status", "estimate", "timings", "verify", "report", "figures", "pages"),
+}
+"""Modules that no run uses: they start runs, or read what runs left."""
 
 
 def same(one: str, other: str) -> bool:
@@ -37,6 +45,11 @@ def test_every_module_that_a_run_uses_is_hashed_unless_it_cannot_change_a_result
         used |= new
     assert used - NO_RESULT == set(RESULT_MODULES)
     assert used >= NO_RESULT, "the exceptions name a module that a run no longer uses"
+
+
+def test_every_other_module_is_one_that_no_run_uses() -> None:
+    modules = {path.stem for path in CORE.glob("*.py")}
+    assert modules - set(RESULT_MODULES) - NO_RESULT == AROUND
 
 
 def test_every_architecture_task_and_data_set_is_hashed() -> None:

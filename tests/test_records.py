@@ -1,6 +1,9 @@
 """Records: the metrics of a curve, and all runs in one table."""
 
+import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +12,18 @@ import pytest
 
 from heterofl_core.errors import InputError
 from heterofl_core.records import (
+    MEND,
     METRICS,
     all_records,
     collect,
+    digest,
     metrics,
     read_record,
     read_rounds,
     record_path,
     results_table,
     rounds_path,
+    rounds_text,
     write_run,
 )
 
@@ -99,7 +105,8 @@ def test_runs_on_images_and_on_text_stand_in_one_table() -> None:
 
 def test_a_run_that_was_written_is_read_back(outputs: Path) -> None:
     write_run(a_record(), CURVE)
-    assert all_records() == [a_record()]
+    (record,) = all_records()
+    assert record == a_record() | {"digest": digest(record, rounds_text(CURVE))}
     pd.testing.assert_frame_equal(read_rounds("one"), CURVE)
     assert sorted(outputs.rglob("*.*")) == [record_path("one"), rounds_path("one")]
 
@@ -110,11 +117,92 @@ def test_a_run_that_was_written_is_read_back(outputs: Path) -> None:
 def test_a_damaged_record_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(content)
+    (tmp_path / "rounds.csv").write_text(rounds_text(CURVE))
+    assert refused(path) == f"record {path} is damaged; {MEND}"
+    assert path.read_bytes() == content
+
+
+def refused(path: Path) -> str:
+    """The sentence with which reading a record fails, without the detail in parentheses."""
     with pytest.raises(InputError) as failure:
         read_record(path)
-    assert str(failure.value).startswith(f"record {path} is damaged (")
-    assert str(failure.value).endswith("); delete its folder and run it again")
     assert "\n" not in str(failure.value)
+    return re.sub(r" \(.*\);", ";", str(failure.value))
+
+
+@pytest.mark.parametrize("damage", ["missing", "no UTF-8"])
+def test_a_record_is_damaged_without_its_curve(outputs: Path, damage: str) -> None:
+    write_run(a_record(), CURVE)
+    if damage == "missing":
+        rounds_path("one").unlink()
+    else:
+        rounds_path("one").write_bytes(b"\xff")
+    assert refused(record_path("one")) == f"record {record_path('one')} is damaged; {MEND}"
+    with pytest.raises(InputError, match=r"^record .* is damaged"):
+        all_records()
+
+
+# The seal
+
+
+def test_a_curve_as_text_has_ten_digits_and_keeps_whole_numbers_whole() -> None:
+    curve = pd.DataFrame(
+        {"round": [1, 2], "train_loss": [1 / 3, 2.0], "down_mb": [1e-12 / 3, 12345.678901234]}
+    )
+    assert rounds_text(curve) == (
+        "round,train_loss,down_mb\n1,0.3333333333,3.333333333e-13\n2,2,12345.6789\n"
+    )
+
+
+def test_the_digest_is_a_hash_of_record_and_curve_without_the_digest_itself() -> None:
+    text = '{"a": 1, "b": [2]}round\n1\n'
+    expected = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert digest({"b": [2], "a": 1}, "round\n1\n") == expected  # whatever the order
+    assert digest({"a": 1, "b": [2], "digest": "another"}, "round\n1\n") == expected
+    assert digest({"a": 1, "b": [3]}, "round\n1\n") != expected
+    assert digest({"a": 1, "b": [2]}, "round\n2\n") != expected
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (record_path, '"best_global_accuracy": 90.5', '"best_global_accuracy": 90.6'),
+        (record_path, '"seed": 0', '"seed": 1'),
+        (record_path, '"seconds": 1.5', '"seconds": 1.4'),
+        (record_path, '"digest": "', '"digest": "0'),
+        (record_path, '"status": "done"', '"status": "done", "note": "checked"'),
+        (rounds_path, "12,90.5,70", "12,90.5,71"),
+        (rounds_path, "15,80,99.9\n", ""),
+    ],
+)
+def test_a_record_or_curve_that_was_changed_by_hand_is_named_and_left_as_it_is(
+    outputs: Path, path: Callable[[str], Path], old: str, new: str
+) -> None:
+    write_run(a_record(), CURVE)
+    whole = path("one").read_text()
+    assert whole.count(old) == 1
+    path("one").write_text(whole.replace(old, new))
+    sentence = f"record {record_path('one')} or its rounds.csv was changed after the run; {MEND}"
+    assert refused(record_path("one")) == sentence
+    with pytest.raises(InputError, match="was changed after the run"):
+        collect()
+    assert path("one").read_text() == whole.replace(old, new)
+    assert not (outputs / "results.csv").exists()
+
+
+def test_a_record_in_another_layout_is_the_same_record(outputs: Path) -> None:
+    """The seal is on what a record says, not on its spaces."""
+    write_run(a_record(), CURVE)
+    record = read_record(record_path("one"))
+    record_path("one").write_text(json.dumps(dict(reversed(record.items()))))
+    assert read_record(record_path("one")) == record
+
+
+def test_a_digest_is_no_result(outputs: Path) -> None:
+    write_run(a_record(), CURVE)
+    table = pd.read_csv(collect())
+    assert "digest" not in table
+    assert set(table) >= {"run_id", "seconds", "status", "levels", "parameters"}
 
 
 def test_the_table_of_results_has_one_row_for_each_record() -> None:
@@ -154,8 +242,10 @@ def test_a_run_without_a_record_is_not_collected(outputs: Path) -> None:
 
 
 def test_a_record_without_its_cost_is_damaged_too(outputs: Path) -> None:
-    record = a_record()
+    """As one that was edited: the seal was made with the cost."""
+    write_run(a_record(), CURVE)
+    record = read_record(record_path("one"))
     del record["cost"]
-    write_run(record, CURVE)
+    record_path("one").write_text(json.dumps(record))
     with pytest.raises(InputError):
         collect()

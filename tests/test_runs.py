@@ -1,6 +1,7 @@
 """A run gives the same result however it is executed, and leaves a whole record or none."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -12,10 +13,20 @@ import pandas as pd
 import pytest
 
 from heterofl_core import runs
+from heterofl_core.checkpoints import RunState, load_checkpoint, save_checkpoint
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
+from heterofl_core.locks import lock_path
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.records import checkpoint_path, read_record, read_rounds, record_path, rounds_path
+from heterofl_core.records import (
+    checkpoint_path,
+    digest,
+    read_record,
+    read_rounds,
+    record_path,
+    rounds_path,
+    write_run,
+)
 from heterofl_core.settings import split_settings
 
 TINY = {
@@ -98,6 +109,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_run_leaves_its_record_and_curve_and_no_checkpoint(folder: Path, finished: Result) -> None:
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert [str(path) for path in files] == [
+        f"locks/{PARAMS.run_id}",  # an empty file, by which processes tell who is at work
         f"runs/{PARAMS.run_id}/record.json",
         f"runs/{PARAMS.run_id}/rounds.csv",
     ]
@@ -118,8 +130,11 @@ def test_a_record_holds_all_that_was_promised(folder: Path, finished: Result) ->
         record["training_seconds"] + record["evaluation_seconds"], abs=0.11
     )
     assert 50 < record["peak_memory_mb"] < 50_000
+    assert (record["backend"], record["workers"], record["threads_per_worker"]) == ("loky", 1, 1)
+    curve = (folder / "runs" / PARAMS.run_id / "rounds.csv").read_text(encoding="utf-8")
+    assert record["digest"] == digest(record, curve)
     provenance = {"device", "versions", "git_commit", "git_dirty", "code_hash"}
-    assert provenance | {"cost", "workers", "finished_at"} <= set(record)
+    assert provenance | {"cost", "finished_at"} <= set(record)
 
 
 def test_the_curve_has_a_line_for_each_evaluated_round(finished: Result) -> None:
@@ -127,17 +142,6 @@ def test_the_curve_has_a_line_for_each_evaluated_round(finished: Result) -> None
     assert rounds["round"].tolist() == [2, 3, 4, 5]  # every second, the milestone, the last
     assert rounds["lr"].tolist() == pytest.approx([0.1, 0.1, 0.01, 0.01], rel=1e-9)
     assert rounds["down_mb"].is_monotonic_increasing
-
-
-@pytest.mark.parametrize(
-    ("eval_every", "milestones", "rounds", "evaluated"),
-    [(1, [], 3, [1, 2, 3]), (4, [], 9, [4, 8, 9]), (100, [2, 5], 7, [2, 5, 7]), (3, [3, 50], 6, [3, 6])],
-)
-def test_milestones_and_the_last_round_are_evaluated_whatever_the_interval(
-    eval_every: int, milestones: list[int], rounds: int, evaluated: list[int]
-) -> None:
-    params = run_params(**TINY | {"eval_every": eval_every, "milestones": milestones, "rounds": rounds})
-    assert [number for number in range(1, rounds + 1) if runs.is_evaluated(params, number)] == evaluated
 
 
 def test_the_tiny_run_learns(finished: Result) -> None:
@@ -356,13 +360,137 @@ def test_a_finished_run_is_not_done_again(
 def test_force_redoes_a_run_and_keeps_the_old_record_until_then(
     finished: Result, interrupted: Callable[..., None]
 ) -> None:
-    old = {**read_record(record_path(PARAMS.run_id)), "metrics": {"marked": "old"}}
-    record_path(PARAMS.run_id).write_text(json.dumps(old), encoding="utf-8")
+    marked = {**read_record(record_path(PARAMS.run_id)), "metrics": {"marked": "old"}}
+    write_run(marked, read_rounds(PARAMS.run_id))
+    old = read_record(record_path(PARAMS.run_id))
+    assert old["metrics"] == {"marked": "old"}
     curve = rounds_path(PARAMS.run_id).read_bytes()
     interrupted("run_round", 4, force=True)
     assert read_record(record_path(PARAMS.run_id)) == old
     assert rounds_path(PARAMS.run_id).read_bytes() == curve
     assert_identical(result(train(force=True)), finished)
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_interrupted_redo_goes_on_from_its_own_checkpoint(
+    finished: Result, interrupted: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is newer than the record, which is that of the run before."""
+    interrupted("run_round", 4, force=True)
+    capsys.readouterr()
+    assert train()["rounds_done"] == 5  # without force: the record that there is
+    assert capsys.readouterr().out.endswith("is done already; force=True (or --force) redoes it\n")
+    assert load_checkpoint(checkpoint_path(PARAMS.run_id)).round == 3
+    assert_identical(result(train(force=True)), finished)
+    assert "3/5" in capsys.readouterr().err.split("\r")[1]
+
+
+# Checkpoints, and what a killed process leaves
+
+
+@pytest.mark.usefixtures("outputs")
+@pytest.mark.parametrize(
+    ("changes", "saved"),
+    [
+        ({}, [0, 2, 3, 4, 5]),  # at each evaluated round
+        ({"checkpoint_every": 1}, [0, 1, 2, 3, 4, 5]),
+        ({"eval_every": 100, "milestones": []}, [0, 5]),
+        ({"eval_every": 100, "milestones": [], "checkpoint_every": 2}, [0, 2, 4, 5]),
+        ({"eval_every": 3, "milestones": [], "checkpoint_every": 2}, [0, 2, 3, 4, 5]),
+    ],
+)
+def test_a_checkpoint_is_saved_before_all_work_every_few_rounds_and_at_each_evaluation(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], saved: list[int]
+) -> None:
+    rounds: list[int] = []
+
+    def save(path: Path, state: RunState) -> None:
+        rounds.append(state.round)
+        save_checkpoint(path, state)
+
+    def advance(federation: Federation, state: RunState, _: int) -> None:
+        """A round in which nothing is learned."""
+        state.round += 1
+        if federation.params.is_evaluated(state.round):
+            state.rows.append({"round": state.round, "global_accuracy": 10.0})
+
+    monkeypatch.setattr(runs, "save_checkpoint", save)
+    monkeypatch.setattr(runs, "advance", advance)
+    train(**changes)
+    assert rounds == saved
+
+
+@pytest.mark.usefixtures("outputs")
+@pytest.mark.parametrize(("checkpoint_every", "kept"), [(5, 0), (1, 1)])
+def test_rounds_after_the_last_checkpoint_are_done_again(
+    finished: Result,
+    interrupted: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    checkpoint_every: int,
+    kept: int,
+) -> None:
+    interrupted("run_round", 2, checkpoint_every=checkpoint_every)
+    capsys.readouterr()
+    record = train()
+    assert f"{kept}/5" in capsys.readouterr().err.split("\r")[1]
+    assert_identical(result(record), finished)
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_run_removes_the_temporary_files_of_its_killed_writers_and_nothing_else() -> None:
+    folder = record_path(PARAMS.run_id).parent
+    folder.mkdir(parents=True)
+    left = [".record.json.k2_x.json", ".rounds.csv.abc.csv", ".checkpoint.safetensors.1.safetensors"]
+    others = [".gitkeep", "notes.json", ".record.jsonl"]
+    for name in left + others:
+        (folder / name).touch()
+    train()
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*others, "record.json", "rounds.csv"])
+
+
+def killed_at_the_end(age: float) -> Path:
+    """Leaves a checkpoint of `TINY`'s end beside its record, as many seconds older than that one."""
+    checkpoint, record = checkpoint_path(PARAMS.run_id), record_path(PARAMS.run_id)
+    save_checkpoint(checkpoint, RunState(Federation(PARAMS).initial_weights(), round=5, rows=[]))
+    written = record.stat().st_mtime - age
+    os.utime(checkpoint, (written, written))
+    return checkpoint
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_run_that_was_killed_between_its_record_and_the_end_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = killed_at_the_end(age=0.5)
+    record = read_record(record_path(PARAMS.run_id))
+    monkeypatch.setattr(Federation, "run_round", None)  # would fail
+    assert train() == record
+    assert not checkpoint.exists()
+
+
+@pytest.mark.usefixtures("copy")
+def test_its_outlived_checkpoint_does_not_shorten_a_redo(
+    finished: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed_at_the_end(age=0.5)
+    assert_identical(result(train(force=True)), finished)
+    assert "0/5" in capsys.readouterr().err.split("\r")[1]
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_checkpoint_younger_than_the_record_is_that_of_a_redo_and_stays() -> None:
+    checkpoint = killed_at_the_end(age=-0.5)
+    runs.drop_outlived(checkpoint, record_path(PARAMS.run_id))
+    assert checkpoint.exists()
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_checkpoint_without_a_record_stays_however_old_it_is() -> None:
+    checkpoint = checkpoint_path(PARAMS.run_id)
+    save_checkpoint(checkpoint, RunState(Federation(PARAMS).initial_weights(), round=2, rows=[]))
+    os.utime(checkpoint, (0, 0))
+    runs.drop_outlived(checkpoint, record_path(PARAMS.run_id))
+    assert checkpoint.exists()
 
 
 # What cannot be done
@@ -377,7 +505,7 @@ def test_outputs_that_cannot_be_written_are_found_before_any_work(
     monkeypatch.setattr(Federation, "run_round", None)  # would fail
     with pytest.raises(InputError) as failure:
         train()
-    path = checkpoint_path(PARAMS.run_id)
+    path = lock_path(PARAMS.run_id)
     assert str(failure.value) in (f"cannot write {path}: {why}" for why in ("Not a directory", "File exists"))
     assert list(tmp_path.iterdir()) == [in_the_way]
 

@@ -1,5 +1,6 @@
 """WikiText2: words numbered by hand, the known sizes, and one sentence when the text cannot be had."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from heterofl_core.text import Text, in_rows, load_text
 TRAIN = ["", " = The cat = \n", " the cat  saw the dog \n"]
 TEST = ["the bird saw the cat", "a dog"]
 WORDS = ["<eos>", "=", "The", "cat", "the", "saw", "dog"]  # in the order of their first appearance
+CACHED = ["num_tokens.npy", "test.npy", "train.npy"]
+"""The files of a cache, by name."""
 TRAIN_NUMBERS = [0, 1, 2, 3, 1, 0, 4, 3, 5, 4, 6, 0]
 TEST_NUMBERS = [4, 7, 5, 4, 3, 0, 7, 6, 0]  # 7 is unknown
 
@@ -70,7 +73,29 @@ def test_a_cached_text_is_the_same_and_needs_no_mirror(folder: Path) -> None:
     assert second.test.tolist() == first.test.tolist()
     assert (second.num_tokens, type(second.num_tokens)) == (first.num_tokens, int)
     assert second.train.dtype == first.train.dtype
-    assert [path.name for path in (folder / "cache").iterdir()] == ["wikitext2.npz"]
+    assert [path.name for path in (folder / "cache").iterdir()] == ["wikitext2"]
+    assert sorted(path.name for path in (folder / "cache" / "wikitext2").iterdir()) == CACHED
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_cached_text_is_mapped_into_memory_and_cannot_be_written_to() -> None:
+    load_text()
+    text = load_text()
+    for tokens in (text.train, text.test):
+        assert isinstance(tokens, np.memmap)
+        assert tokens.mode == "r"
+        with pytest.raises(ValueError, match="read-only"):
+            tokens[0] = 0
+
+
+@pytest.mark.parametrize("lacking", CACHED)
+def test_a_cache_that_lacks_a_file_is_made_anew(folder: Path, lacking: str) -> None:
+    """As one whose writer was killed between two files."""
+    load_text()
+    (folder / "cache" / "wikitext2" / lacking).unlink()
+    text = load_text()
+    assert (text.train.tolist(), text.test.tolist()) == (TRAIN_NUMBERS, TEST_NUMBERS)
+    assert sorted(path.name for path in (folder / "cache" / "wikitext2").iterdir()) == CACHED
 
 
 def test_a_read_only_mirror_is_not_written_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +103,8 @@ def test_a_read_only_mirror_is_not_written_to(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(folders, "ROOT", folder / "wikitext2")
     load_text()
     assert not (folder / "cache").exists()
-    assert (folder / "wikitext2" / "data" / "cache" / "wikitext2.npz").exists()
+    cache = folder / "wikitext2" / "data" / "cache" / "wikitext2"
+    assert sorted(path.name for path in cache.iterdir()) == CACHED
 
 
 # The real text
@@ -190,30 +216,24 @@ def test_lines_that_are_no_utf_8_text_are_refused(folder: Path, half: str, lines
     assert not (folder / "cache").exists()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "empty",
-        "truncated",
-        "no archive",
-        pytest.param("one array"),
-        "a pickle",
-    ],
-)
-def test_a_damaged_cache_is_named_with_what_to_do(folder: Path, damage: str) -> None:
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("damage", ["empty", "truncated", "no array", "a pickle", "pickled objects"])
+def test_a_damaged_cache_is_named_with_what_to_do(folder: Path, name: str, damage: str) -> None:
     load_text()
-    path = folder / "cache" / "wikitext2.npz"
+    path = folder / "cache" / "wikitext2" / name
     match damage:
         case "empty":
             path.write_bytes(b"")
         case "truncated":
-            path.write_bytes(path.read_bytes()[:-100])
-        case "no archive":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "no array":
             path.write_bytes(b"0123456789" * 10)
-        case "one array":
-            np.savez(path, train=np.arange(3))
         case "a pickle":
-            np.savez(path, train=np.arange(3), test=np.array([{}], dtype=object), num_tokens=3)
+            path.write_bytes(pickle.dumps(np.arange(3)))
+        case "pickled objects":
+            np.save(path, np.array([{}], dtype=object))
+    damaged = path.read_bytes()
     answer = refused()
     assert answer.startswith(f"cached data {path} is damaged (")
     assert answer.endswith("); delete it, and it is made anew")
+    assert path.read_bytes() == damaged
