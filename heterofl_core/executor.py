@@ -39,11 +39,12 @@ def side_by_side(function: Callable[[Job], Answer], jobs: Sequence[Job], workers
     """The answers to all jobs, in their order; inside a block of `backend` they are computed there.
 
     A small model keeps one core busy at best, so several processes of one thread each are faster than one
-    process of several threads; and the result does not depend on their number. Arrays of a megabyte and more
-    are mapped into these processes, once, and cannot be written to there.
+    process of several threads; and the result does not depend on their number. An array that is mapped from a
+    file, as data sets are, is mapped there, too, and not copied. All others are: through a file of their own,
+    as joblib would do for large ones, a round of large models takes a third longer.
     """
     calls = (joblib.delayed(on_one_thread)(function, job) for job in jobs)
-    return list(joblib.Parallel(n_jobs=max(1, min(workers, len(jobs))))(calls))
+    return list(joblib.Parallel(n_jobs=max(1, min(workers, len(jobs))), max_nbytes=None)(calls))
 
 
 @contextmanager

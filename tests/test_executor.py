@@ -74,19 +74,11 @@ def look(job: np.ndarray) -> Seen:
 MEGABYTE = 2**20
 
 
-def test_arrays_of_more_than_a_megabyte_are_mapped_into_workers_where_nobody_can_write_to_them() -> None:
-    jobs = [np.ones(size, dtype=np.uint8) for size in (MEGABYTE + 1, 2 * MEGABYTE)]
+def test_arrays_in_memory_arrive_as_a_workers_own() -> None:
+    jobs = [np.ones(size, dtype=np.uint8) for size in (1, 2 * MEGABYTE)]
     for (process, writeable, file, total), job in zip(side_by_side(look, jobs, workers=2), jobs, strict=True):
         assert process != os.getpid()
-        assert not writeable
-        assert file is not None
-        assert total == job.size
-
-
-def test_smaller_arrays_arrive_as_a_workers_own() -> None:
-    jobs = [np.ones(MEGABYTE, dtype=np.uint8)] * 2
-    for _, writeable, file, total in side_by_side(look, jobs, workers=2):
-        assert (writeable, file, total) == (True, None, MEGABYTE)
+        assert (writeable, file, total) == (True, None, job.size)
 
 
 def test_one_worker_has_the_arrays_themselves() -> None:
@@ -95,15 +87,6 @@ def test_one_worker_has_the_arrays_themselves() -> None:
         (True, None, 2.0 * MEGABYTE),
         (True, None, 1.0),
     ]
-
-
-def test_all_jobs_with_one_large_array_share_one_file_of_it() -> None:
-    """However many clients get the same model, it is written down once."""
-    shared = np.ones(2 * MEGABYTE, dtype=np.uint8)
-    jobs = [shared] * 6
-    files = {file for _, _, file, _ in side_by_side(look, jobs, workers=2)}
-    assert len(files) == 1
-    assert None not in files
 
 
 def test_an_array_that_is_mapped_already_is_mapped_from_its_own_file(tmp_path: Path) -> None:
