@@ -128,7 +128,12 @@ def study(options: argparse.Namespace) -> None:
     runs = read_study(options.study, **changes).runs
     open_runs = [params for params in runs if execution.force or not is_done(params)]
     print(f"{options.study}: {len(runs)} runs, {len(runs) - len(open_runs)} of them done")
-    for params in sorted(open_runs, key=lambda params: is_locked(params.run_id)):  # others' runs last
+    while open_runs:
+        free = (params for params in open_runs if not is_locked(params.run_id))
+        params = next(free, open_runs[0])  # others' runs last
+        open_runs.remove(params)
+        if is_done(params) and not execution.force:  # by another process
+            continue
         print(params.run_id)
         execute(Federation(params), execution)
 

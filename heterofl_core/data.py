@@ -93,10 +93,10 @@ def read_cache(folder: Path, kind: type) -> dict[str, np.ndarray] | None:
     Raises:
         InputError: a file is damaged.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for path in (folder / f"{field.name}.npy" for field in fields(kind)):
         try:
-            arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
+            arrays[path.stem] = np.lib.format.open_memmap(path, mode="r")  # of nothing but an .npy file
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError) as error:

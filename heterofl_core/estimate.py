@@ -87,7 +87,8 @@ Timings = dict[str, Timing]
 
 def timing_name(params: RunParams, level: str) -> str:
     """What a timing depends on."""
-    return f"{params.arch} {params.norm} {params.dataset} {level} {work_of(params).batch}"
+    blocks = "".join(map(str, params.blocks or ()))
+    return f"{params.arch}{blocks} {params.norm} {params.dataset} {level} {work_of(params).batch}"
 
 
 def seconds_of(params: RunParams, timings: Mapping[str, Timing]) -> float | None:
@@ -118,7 +119,7 @@ def kept_timings() -> Timings:
         if kept["machine"] != machine():
             return {}
         return {name: Timing(**values) for name, values in kept["timings"].items()}
-    except (OSError, ValueError, KeyError, TypeError):  # none, or cut short: they are measured anew
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or cut: measured anew
         return {}
 
 

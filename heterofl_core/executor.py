@@ -1,6 +1,7 @@
 """Executing independent jobs side by side, with the same result for any number of workers, anywhere."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -81,7 +82,7 @@ def dask_cluster(workers: int | None) -> Iterator[int]:
         here = {"n_workers": workers or joblib.cpu_count(), "threads_per_worker": 1}
         cluster = address or stack.enter_context(LocalCluster(**here, dashboard_address=None))
         try:
-            client = stack.enter_context(Client(cluster))
+            client = stack.enter_context(Client(cluster, timeout="10s"))
         except (OSError, ValueError) as error:
             raise unreachable("dask", str(address), error) from error
         threads = client.nthreads()
@@ -106,6 +107,9 @@ def ray_cluster(workers: int | None) -> Iterator[int]:
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     here: dict[str, Any] = {} if address else {"num_cpus": workers or joblib.cpu_count()}
     try:
+        if address and ":" in address:  # Ray itself would try for many minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, **quiet, **here)
     except (OSError, ValueError, RuntimeError) as error:
         raise unreachable("ray", str(address), error) from error

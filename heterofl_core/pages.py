@@ -9,9 +9,9 @@ import nbformat
 
 from heterofl_core.errors import InputError
 from heterofl_core.files import write_text
-from heterofl_core.folders import BOOK, outputs_folder
+from heterofl_core.folders import BOOK
 from heterofl_core.locks import locked
-from heterofl_core.records import collect, read_record, record_path
+from heterofl_core.records import all_records, collect, executed_path
 from heterofl_core.report import title_of
 
 
@@ -20,11 +20,13 @@ def copy_pages() -> list[Path]:
     folder = BOOK / "executed"
     shutil.rmtree(folder, ignore_errors=True)
     pages = []
-    for source in sorted((outputs_folder() / "notebooks").glob("*.ipynb")):
+    for record in all_records():
+        source = executed_path(record["run_id"])
+        if not source.exists():  # a run without Jupyter
+            continue
         notebook = nbformat.read(source, as_version=4)
-        params = read_record(record_path(source.stem))["params"]
         _, _, rest = notebook.cells[0].source.partition("\n")  # behind the heading
-        notebook.cells[0].source = f"# {title_of(params)}\n{rest}"
+        notebook.cells[0].source = f"# {title_of(record['params'])}\n{rest}"
         pages.append(folder / source.name)
         write_text(pages[-1], nbformat.writes(notebook))
     return pages

@@ -16,7 +16,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from heterofl_core.errors import InputError
-from heterofl_core.files import write_text
+from heterofl_core.files import atomic, to_disk, write_text
 from heterofl_core.folders import outputs_folder
 
 MEASURED = ("seconds", "training_seconds", "evaluation_seconds", "peak_memory_mb", "finished_at")
@@ -100,11 +100,19 @@ def read_progress(path: Path) -> dict[str, Any]:
 
 
 def write_run(record: dict[str, Any], rounds: pd.DataFrame) -> None:
-    """Writes the curve, then the record with a digest of both: a record never stands without its curve."""
-    curve = rounds_text(rounds)
-    write_text(rounds_path(record["run_id"]), curve)
+    """Writes the curve, then the record with a digest of both: a record never stands without its curve.
+
+    An old record goes before the new curve comes, so that a run that is killed in between goes on from its
+    checkpoint.
+    """
+    run_id, curve = record["run_id"], rounds_text(rounds)
     sealed = record | {"digest": digest(record, curve)}
-    write_text(record_path(record["run_id"]), json.dumps(sealed, indent=2) + "\n")
+    with atomic(record_path(run_id)) as new_record:
+        new_record.write_text(json.dumps(sealed, indent=2) + "\n", encoding="utf-8")
+        with atomic(rounds_path(run_id)) as new_curve:
+            new_curve.write_text(curve, encoding="utf-8")
+            to_disk(new_curve)
+            record_path(run_id).unlink(missing_ok=True)
 
 
 def rounds_text(rounds: pd.DataFrame) -> str:

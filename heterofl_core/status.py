@@ -49,17 +49,19 @@ class RunStatus:
 
 def status_of(params: RunParams) -> RunStatus:
     """How far a run is, from what lies in the outputs folder."""
-    run_id, rounds_done = params.run_id, 0
+    run_id, rounds_done, damage = params.run_id, 0, ""
     if checkpoint_path(run_id).exists():
         try:
             rounds_done = read_progress(checkpoint_path(run_id))["round"]
         except InputError as error:
-            return RunStatus(params, "failed", str(error), 0)
+            damage = str(error)
     progress = f"{rounds_done} of {params.rounds} rounds"
     if is_locked(run_id):
         return RunStatus(params, "running", progress, rounds_done)
     if record_path(run_id).exists():
         return recorded(params)
+    if damage:
+        return RunStatus(params, "failed", damage, 0)
     if failed_path(run_id).exists():
         return RunStatus(params, "failed", f"{failure(run_id)} ({failed_path(run_id)})", rounds_done)
     if checkpoint_path(run_id).exists():
@@ -80,12 +82,13 @@ def recorded(params: RunParams) -> RunStatus:
 
 def failure(run_id: str) -> str:
     """What the traceback in a failed notebook ends with."""
-    notebook: dict[str, Any] = json.loads(failed_path(run_id).read_text(encoding="utf-8"))
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    errors = [output for output in outputs if output["output_type"] == "error"]
-    if not errors:
-        return "the kernel was killed"
-    return f"{errors[0]['ename']}: {errors[0]['evalue']}"
+    try:
+        notebook: dict[str, Any] = json.loads(failed_path(run_id).read_text(encoding="utf-8"))
+        outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+        errors = [output for output in outputs if output["output_type"] == "error"]
+        return f"{errors[0]['ename']}: {errors[0]['evalue']}" if errors else "the kernel was killed"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its notebook is damaged: {error!r}"
 
 
 def summary(name: str, statuses: Sequence[RunStatus], timings: Timings) -> str:

@@ -82,8 +82,7 @@ def step_seconds(params: RunParams, level: str) -> float:
 def forward_seconds(params: RunParams, level: str) -> float:
     """Seconds that a forward pass takes on one core for one example, timed on a batch of 100."""
     shape, text = SIZES[params.dataset].shape, params.dataset == "wikitext2"
-    size = {} if text else {"input_shape": shape}
-    model = build_model(params.arch, width_rate(level), norm=params.norm, **size)
+    model = build_model(params.arch, width_rate(level), **options(params))
     inputs = torch.zeros(10, *shape, dtype=torch.int64) if text else torch.zeros(100, *shape)
 
     def forward(x: torch.Tensor) -> None:
@@ -120,8 +119,8 @@ def timed_task(params: RunParams, level: str) -> ClientTask:
         examples = ImageExamples(
             inputs, rng.integers(0, 10, STEPS * batch), ones, ones, params.dataset == "cifar10"
         )
-        sizes = {"input_shape": shape}
-    model_options: dict[str, Any] = {"width_rate": width_rate(level), "norm": params.norm, **sizes}
+        sizes = {}
+    model_options: dict[str, Any] = {"width_rate": width_rate(level), **options(params), **sizes}
     parameters = {
         name: value.numpy() for name, value in build_model(params.arch, **model_options).state_dict().items()
     }

@@ -68,15 +68,22 @@ def test_a_dask_cluster_that_runs_is_used(monkeypatch: pytest.MonkeyPatch) -> No
             assert workers == 1  # those that the cluster has
 
 
-def test_an_address_where_no_cluster_is_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    dask = pytest.importorskip("dask")
-    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
-    sentence = "backend 'dask' cannot reach its cluster at tcp://127.0.0.1:1"
-    with (
-        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
-        pytest.raises(InputError, match=sentence),
-        backend(Execution(backend="dask")),
-    ):
+@pytest.mark.parametrize(
+    ("name", "package", "variable", "address"),
+    [
+        ("dask", "distributed", "DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1"),
+        ("ray", "ray", "RAY_ADDRESS", "127.0.0.1:1"),
+        ("ray", "ray", "RAY_ADDRESS", "ray://127.0.0.1:1"),
+    ],
+)
+def test_an_address_where_no_cluster_is_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str, variable: str, address: str
+) -> None:
+    pytest.importorskip(package)
+    monkeypatch.setenv(variable, address)
+    sentence = f"backend '{name}' cannot reach its cluster at {address}: "
+    execution = Execution.model_validate({"backend": name})
+    with pytest.raises(InputError, match=sentence), backend(execution):
         pass
 
 

@@ -24,6 +24,7 @@ from heterofl_core.records import (
     rounds_path,
 )
 from heterofl_core.runs import execute
+from heterofl_core.status import status_of
 
 SETTINGS = {"dataset": "digits", "levels": "d-e", "num_clients": 20, "rounds": 6, "milestones": [4]}
 PARAMS: RunParams = run_params(**SETTINGS)
@@ -268,3 +269,25 @@ def test_two_that_do_one_study_at_once_do_each_run_once(outputs: Path, tmp_path:
     records = [read_record(path) for path in outputs.glob("runs/*/record.json")]
     assert {record["params"]["seed"] for record in records} == {0, 1, 2, 3}
     assert begun - text.count("is done already") == len(records) == 4
+    assert all("digits_" in output for output, _ in printed)  # both had their share
+
+
+def test_a_redo_that_ends_between_its_curve_and_its_record_is_finished_by_the_same_command(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: str
+) -> None:
+    train()
+    original = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name == "record.json":
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            execute(Federation(PARAMS), Execution(workers=1, force=True))
+    assert status_of(PARAMS).state == "stopped"
+    train()
+    read_record(record_path(RUN))
+    assert curve() == undisturbed

@@ -193,3 +193,8 @@ def test_the_command_status_works_there_too(outputs: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("table5: 62 runs: 62 missing; ")
     assert not outputs.exists()
+
+
+def test_timings_of_other_blocks_are_other_timings() -> None:
+    few, many = (run_params(dataset="cifar10", levels="e", blocks=blocks) for blocks in (None, [2, 2, 2, 2]))
+    assert timing_name(few, "e") != timing_name(many, "e")

@@ -17,7 +17,14 @@ from heterofl_core.files import write_text
 from heterofl_core.locks import locked
 from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import checkpoint_path, failed_path, record_path, rounds_path, write_run
+from heterofl_core.records import (
+    checkpoint_path,
+    failed_path,
+    read_progress,
+    record_path,
+    rounds_path,
+    write_run,
+)
 from heterofl_core.status import STATES, RunStatus, status_of, summary, time_left
 
 PARAMS = run_params(dataset="digits", levels="e", rounds=40)
@@ -44,9 +51,9 @@ def write_failed(outputs_of_last_cell: list[dict[str, Any]]) -> None:
 
 def found() -> tuple[str, str]:
     """State and detail of the run."""
-    status = status_of(PARAMS)
-    assert status.state in STATES
-    return status.state, status.detail
+    seen = status_of(PARAMS)
+    assert seen.state in STATES
+    return seen.state, seen.detail
 
 
 def test_a_run_without_any_file_is_missing(outputs: Path) -> None:
@@ -116,6 +123,35 @@ def test_a_record_counts_more_than_an_earlier_failure(outputs: Path) -> None:
     write_failed([])
     write_record()
     assert found() == ("done", "")
+
+
+def test_a_done_run_with_the_damaged_checkpoint_of_a_redo_is_done(outputs: Path) -> None:
+    write_record()
+    checkpoint_path(RUN).write_bytes(b"cut")
+    assert found() == ("done", "")
+
+
+def test_a_checkpoint_that_vanishes_while_one_looks_is_no_failure(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends just then: its record is there, its checkpoint is gone."""
+    write_checkpoint(39)
+
+    def read(path: Path) -> dict[str, Any]:
+        write_record()
+        path.unlink()
+        return read_progress(path)
+
+    monkeypatch.setattr("heterofl_core.status.read_progress", read)
+    assert found() == ("done", "")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"cells": [{"outputs": [{}]}]}'])
+def test_a_failed_notebook_that_is_damaged_itself_is_named(outputs: Path, content: str) -> None:
+    write_text(failed_path(RUN), content)
+    state, detail = found()
+    assert state == "failed"
+    assert detail.startswith("its notebook is damaged: ")
 
 
 MODEL = timing_name(PARAMS, "e")
