@@ -14,7 +14,7 @@ from typing import Any
 
 from heterofl_core.errors import InputError
 from heterofl_core.folders import BOOK, ROOT, outputs_folder
-from heterofl_core.params import RunParams
+from heterofl_core.params import Execution, RunParams
 from heterofl_core.records import runs_folder
 from heterofl_core.settings import from_texts, split_changes, to_texts
 from heterofl_core.status import RunStatus, status_of
@@ -34,13 +34,18 @@ class Plan:
         runs: all of them, by id.
         open: ids of those that have to be done.
         force: which of these have a record that is to be replaced.
-        workers: processes of each run.
+        execution: of each run; one worker unless more are asked for, since runs are executed side by side.
     """
 
     runs: dict[str, RunParams]
     open: tuple[str, ...]
     force: frozenset[str]
-    workers: int
+    execution: Execution
+
+    @property
+    def workers(self) -> int:
+        """Processes of each run."""
+        return self.execution.workers or 1
 
     def marker(self, run_id: str) -> Path:
         """A file by which Snakemake sees that a run has ended well; only the record counts."""
@@ -57,9 +62,10 @@ class Plan:
 
     def arguments(self, run_id: str) -> str:
         """The command line of `heterofl_core notebook` for a run, quoted for a shell."""
-        settings = self.runs[run_id].model_dump(mode="json", exclude_none=True) | {"workers": self.workers}
+        params = self.runs[run_id].model_dump(mode="json", exclude_none=True)
+        execution = self.execution.model_dump(exclude_defaults=True) | {"workers": self.workers}
         force = ["--force"] if run_id in self.force else []
-        return shlex.join([word for text in to_texts(settings) for word in ("-p", text)] + force)
+        return shlex.join([word for text in to_texts(params | execution) for word in ("-p", text)] + force)
 
     def memory_mb(self, run_id: str) -> int:
         """The memory that a run asks a cluster for."""
@@ -89,7 +95,7 @@ def plan(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> P
         runs={run_id: status.params for run_id, status in statuses.items()},
         open=tuple(run_id for run_id, status in statuses.items() if status.is_open or run_id in redone),
         force=redone,
-        workers=execution.workers or 1,
+        execution=execution,
     )
 
 

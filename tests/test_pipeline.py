@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from heterofl_core.errors import InputError
-from heterofl_core.params import RunParams
+from heterofl_core.params import Execution, RunParams
 from heterofl_core.pipeline import Plan, plan, snakemake_command
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import record_path, write_run
@@ -122,14 +122,15 @@ def variants() -> list[RunParams]:
 
 def test_the_arguments_of_each_run_lead_back_to_it() -> None:
     runs = {params.run_id: params for params in variants()}
-    found = Plan(runs, open=(), force=frozenset(), workers=3)
+    given = Execution(workers=3, backend="dask", checkpoint_every=1)
+    found = Plan(runs, open=(), force=frozenset(), execution=given)
     for run_id, params in runs.items():
         words = shlex.split(found.arguments(run_id))
         assert set(words[::2]) == {"-p"}
         back, execution = split_settings(from_texts(words[1::2]))
         assert back == params
         assert back.run_id == run_id
-        assert execution.workers == 3
+        assert execution == given
 
 
 def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours() -> None:
