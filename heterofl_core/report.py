@@ -188,14 +188,17 @@ def table_of_runs(runs: pd.DataFrame) -> Styler:
     ]
     numbers: list[Hashable] = [COLUMNS[name] for name in ("seed", "paper", "best", "final", "difference")]
     return (
-        table[list(COLUMNS)]
-        .rename(columns=COLUMNS)
-        .style.hide(axis="index")
+        printed(table[list(COLUMNS)].rename(columns=COLUMNS))
         .format(precision=2, na_rep="–")
         .format("{:+.2f}", subset=["Best − paper"], na_rep="–")
         .set_properties(subset=numbers, **{"text-align": "right", "font-variant-numeric": "tabular-nums"})
-        .set_table_attributes('class="dataframe"')  # as the theme styles tables, light and dark
     )
+
+
+def printed(table: pd.DataFrame) -> Styler:
+    """A table for a page, without the numbers of its rows."""
+    # The theme styles what has this class, light and dark.
+    return table.style.hide(axis="index").set_table_attributes('class="dataframe"')
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:
@@ -241,7 +244,7 @@ def metrics_of(record: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def costs(runs: pd.DataFrame) -> pd.DataFrame:
+def costs(runs: pd.DataFrame) -> Styler:
     """What each recorded run took, the longest first."""
     table = pd.DataFrame(
         {
@@ -254,12 +257,13 @@ def costs(runs: pd.DataFrame) -> pd.DataFrame:
             "on": runs["device"],
         }
     )
-    return table.sort_values("minutes", ascending=False, ignore_index=True)
+    longest_first = table.sort_values("minutes", ascending=False, ignore_index=True)
+    return printed(longest_first).format(precision=1)
 
 
-def states() -> pd.DataFrame:
+def states() -> Styler:
     """What the states of a run mean that `status` prints."""
-    return pd.DataFrame({"state": list(STATES), "the run …": list(STATES.values())})
+    return printed(pd.DataFrame({"state": list(STATES), "the run …": list(STATES.values())}))
 
 
 def how_it_ran(record: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from heterofl_core.levels import all_mixes
 from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import executed_path, write_run
+from heterofl_core.status import STATES
 
 CORE = Path(report.__file__).parent
 
@@ -470,3 +471,29 @@ def test_metrics_of_a_run_on_text_have_no_accuracies() -> None:
     }
     assert table["in round"].tolist() == [5, 10, 15]
     assert table["final"].tolist() == ["1.25", "2.25", "3.25"]
+
+
+# What runs took, and how far they are
+
+
+def test_costs_are_those_of_the_records_the_longest_run_first() -> None:
+    measured = {
+        "training_seconds": 90.0,
+        "evaluation_seconds": 30.0,
+        "rounds_done": 20,
+        "peak_memory_mb": 500,
+        "workers": 2,
+        "device": "a processor",
+    }
+    runs = [a_run(seconds, levels=levels) | measured for levels, seconds in (("e", 60.0), ("a", 120.0))]
+    table: pd.DataFrame = vars(report.costs(pd.DataFrame(runs)))["data"]
+    assert table["run"].tolist() == [
+        "MNIST, IID, levels a (fix), 200 rounds",
+        "MNIST, IID, levels e (fix), 200 rounds",
+    ]
+    assert table.iloc[0, 1:].tolist() == [2.0, 0.5, 4.5, 500, 2, "a processor"]
+
+
+def test_every_state_of_a_run_is_explained() -> None:
+    table: pd.DataFrame = vars(report.states())["data"]
+    assert dict(zip(table["state"], table["the run …"], strict=True)) == STATES
