@@ -65,11 +65,16 @@ class Plan:
         params = self.runs[run_id].model_dump(mode="json", exclude_none=True)
         execution = self.execution.model_dump(exclude_defaults=True) | {"workers": self.workers}
         force = ["--force"] if run_id in self.force else []
-        return shlex.join([word for text in to_texts(params | execution) for word in ("-p", text)] + force)
+        return shlex.join([*as_options(to_texts(params | execution)), *force])
 
     def memory_mb(self, run_id: str) -> int:
         """The memory that a run asks a cluster for."""
         return MEMORY_MB[self.runs[run_id].dataset] + self.workers * WORKER_MB
+
+
+def as_options(settings: Sequence[str]) -> list[str]:
+    """Settings of the form NAME=VALUE as the core's commands take them."""
+    return [word for text in settings for word in ("-p", text)]
 
 
 def plan(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> Plan:

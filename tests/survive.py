@@ -24,6 +24,7 @@ import pandas as pd
 import psutil
 
 from heterofl_core.folders import ROOT
+from heterofl_core.pipeline import as_options
 from heterofl_core.records import MEASURED
 
 STUDY = Path(__file__).parent / "studies" / "survival.yaml"
@@ -40,9 +41,8 @@ VICTIMS = {
 def start(outputs: Path, study: Path, settings: list[str]) -> subprocess.Popen[bytes]:
     """The pipeline, up to the table of results."""
     outputs.mkdir(parents=True, exist_ok=True)
-    words = [word for setting in settings for word in ("-p", setting)]
     return subprocess.Popen(
-        [*CORE, "pipeline", str(study), *words, "--snakemake=--until results"],
+        [*CORE, "pipeline", str(study), *as_options(settings), "--snakemake=--until results"],
         cwd=ROOT,
         env=os.environ | {"HETEROFL_OUTPUTS": str(outputs)},
         stdout=(outputs / "pipeline.txt").open("ab"),

@@ -33,17 +33,6 @@ def test_layers_have_the_shapes_of_table_4() -> None:
     assert shapes == expected
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_every_tensor_declares_axes_that_fit_its_shape(norm: str) -> None:
-    model = build_model("cnn", norm=norm)
-    axes = model.axes()
-    assert set(axes) == set(model.state_dict())
-    for name, value in model.state_dict().items():
-        assert len(axes[name]) == value.dim(), name
-        for axis, size in zip(axes[name], value.shape, strict=True):
-            assert axis is None or axis.size == size, name
-
-
 def test_only_pixels_kernels_and_labels_keep_their_size() -> None:
     """What a convolution puts out is what its norm and the next layer take in: one axis."""
     axes = build_model("cnn").axes()

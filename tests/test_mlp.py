@@ -28,14 +28,8 @@ def test_the_layers_are_512_256_256_128_and_the_labels() -> None:
     ]
 
 
-def test_every_tensor_declares_axes_that_fit_its_shape() -> None:
-    model = build_model("mlp")
-    axes = model.axes()
-    assert set(axes) == set(model.state_dict())
-    for name, value in model.state_dict().items():
-        assert len(axes[name]) == value.dim(), name
-        for axis, size in zip(axes[name], value.shape, strict=True):
-            assert axis is None or axis.size == size, name
+def test_what_a_layer_puts_out_the_next_one_takes_in() -> None:
+    axes = build_model("mlp").axes()
     assert axes["layers.0.weight"][1] is None  # pixels
     for layer in range(4):
         assert axes[f"layers.{layer}.weight"][0] == axes[f"layers.{layer + 1}.weight"][1]

@@ -47,18 +47,6 @@ def test_layers_have_the_shapes_of_table_4() -> None:
     assert shapes == expected
 
 
-@pytest.mark.parametrize("blocks", [(1, 1, 1, 2), (2, 2, 2, 2)])
-@pytest.mark.parametrize("norm", NORMS)
-def test_every_tensor_declares_axes_that_fit_its_shape(norm: str, blocks: tuple[int, ...]) -> None:
-    model = build_model("preresnet18", 1 / 4, norm=norm, blocks=blocks)
-    axes = model.axes()
-    assert set(axes) == set(model.state_dict())
-    for name, value in model.state_dict().items():
-        assert len(axes[name]) == value.dim(), name
-        for axis, size in zip(axes[name], value.shape, strict=True):
-            assert axis is None or axis.size == size, name
-
-
 def test_what_is_added_up_lies_on_one_axis() -> None:
     """Outputs of the blocks of a stage and of its shortcut, and what the next norm and layer take in."""
     axes = build_model("preresnet18", blocks=(2, 1, 1, 2)).axes()

@@ -52,17 +52,6 @@ def test_layers_have_the_shapes_of_table_4() -> None:
     assert shapes == expected
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_every_tensor_declares_axes_that_fit_its_shape(level: str) -> None:
-    model = build_model("transformer", width_rate(level), num_tokens=WORDS)
-    axes = model.axes()
-    assert set(axes) == set(model.state_dict())
-    for name, value in model.state_dict().items():
-        assert len(axes[name]) == value.dim(), name
-        for axis, size in zip(axes[name], value.shape, strict=True):
-            assert axis is None or axis.size == size, name
-
-
 def test_the_residual_stream_is_one_axis_and_each_layer_has_its_own_heads_and_hidden_units() -> None:
     axes = build_model("transformer", num_tokens=WORDS).axes()
     tokens, embedding = axes["token.weight"]
