@@ -9,7 +9,7 @@ EXTRAS := train,book,pipeline,cluster,dev
 CORE := $(BIN)/python -m heterofl_core
 
 
-.PHONY: help quickstart run book study status test smoke survive lint lock clean
+.PHONY: help quickstart run book study status test smoke survive bench lint lock clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -49,6 +49,11 @@ smoke: .venv/installed ## Runs every row of the ablation and every baseline from
 
 survive: .venv/installed ## Kills a study at random moments, twenty times, and compares its results; half an hour.
 	$(BIN)/python tests/survive.py --kills 20 -p workers=2
+
+bench: .venv/installed ## Times rounds beside common practice, and against what the machine could do; an hour.
+	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.ways
+	$(BIN)/python -m benchmarks.roofline
 
 lint: .venv/installed ## Checks style and types, notebooks included.
 	$(BIN)/ruff check .

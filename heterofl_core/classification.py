@@ -16,10 +16,11 @@ from heterofl_core.params import RunParams
 from heterofl_core.partition import make_partition
 from heterofl_core.randomness import generator
 from heterofl_core.selection import LABELS
+from heterofl_core.sliceable import SliceableModel
 from heterofl_core.statistics import Moments, collect_statistics, count_moments, set_statistics
 from heterofl_core.tasks import ClientShare, Task
 
-BATCH = 100  # examples a forward pass: what fits the cache; sBN normalises by each batch while it counts
+BATCH = 50  # examples a forward pass: what fits the cache; sBN normalises by each batch while it counts
 PART = 1000  # examples a job: a fixed number, so that the result does not depend on the workers
 
 GROUP = 10  # clients a job, where each has its own model
@@ -41,26 +42,30 @@ class PartOfData:
     seed: tuple[int, int]
     moments: list[list[Moments]] | None = None
 
+    def network(self) -> SliceableModel:
+        """The model in the layout that convolutions of large batches prefer."""
+        return self.model.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def batches(self) -> Iterator[Tensor]:
         """The images in order, ready for the model."""
         examples, rng = self.examples, generator(self.seed[0], "statistics", self.seed[1])
         for start in range(0, len(examples.inputs), BATCH):
             inputs = examples.inputs[start : start + BATCH]
             inputs = augment(inputs, rng) if examples.augmented else inputs
-            yield normalise(inputs, examples.mean, examples.deviation)
+            yield normalise(inputs, examples.mean, examples.deviation).to(self.model.device)
 
 
 def moments_of(part: PartOfData) -> list[Moments]:
     """The moments of what reaches each sBN layer."""
-    return count_moments(part.model.build(), part.batches())
+    return count_moments(part.network(), part.batches())
 
 
 @torch.no_grad()
 def logits_of(part: PartOfData) -> np.ndarray:
     """Shape (examples, labels)."""
-    model = part.model.build()
+    model = part.network()
     set_statistics(model, part.moments or [])
-    return torch.cat([model(batch) for batch in part.batches()]).numpy()
+    return torch.cat([model(batch) for batch in part.batches()]).cpu().numpy()
 
 
 class Classification(Task):
@@ -230,7 +235,7 @@ def probabilities_of(job: PersonalModels) -> tuple[np.ndarray, dict[int, np.ndar
         model, key = copied.build(), (job.seed, client)
         collect_statistics(model, PartOfData(copied, job.train[client], key).batches())
         batches = PartOfData(copied, job.test, key).batches()
-        probabilities = torch.cat([model(batch).softmax(dim=1) for batch in batches]).numpy()
+        probabilities = torch.cat([model(batch).softmax(dim=1) for batch in batches]).cpu().numpy()
         together = together + probabilities
         own[client] = probabilities[job.own[client]]
     return together, own

@@ -2,21 +2,26 @@
 
 import os
 import resource
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from heterofl_core.examples import Examples
 from heterofl_core.heterofl import slice_parameters
 from heterofl_core.layers import masked_cross_entropy
 from heterofl_core.models import build_model
 from heterofl_core.randomness import generator, torch_seed
-from heterofl_core.selection import Index
+from heterofl_core.selection import Axes, Index
 from heterofl_core.sliceable import SliceableModel
 
 Arrays = dict[str, np.ndarray]
+Batch = tuple[Tensor, tuple[Tensor, ...], Tensor]
+"""Inputs, what `SliceableModel.noise` drew for them, and targets."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +31,32 @@ class ModelCopy:
     Attributes:
         arch, options: for `build_model`.
         parameters: by name.
+        device: where it is executed, `cpu` or `cuda`.
     """
 
     arch: str
     options: dict[str, Any]
     parameters: Arrays
+    device: str = "cpu"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """A copy of the parameters, on the device."""
+        return {name: torch.tensor(value, device=self.device) for name, value in self.parameters.items()}
 
     def build(self) -> SliceableModel:
-        """The model with these parameters."""
-        model = build_model(self.arch, **self.options)
-        model.load_state_dict({name: torch.tensor(value) for name, value in self.parameters.items()})
+        """The model with these parameters, on the device."""
+        model = self.empty()
+        model.load_state_dict(self.tensors(), assign=True)
         return model
+
+    def axes(self) -> Axes:
+        """See `SliceableModel.axes`."""
+        return self.empty().axes()
+
+    def empty(self) -> SliceableModel:
+        """The model without values; nothing is drawn for it."""
+        with torch.device("meta"):
+            return build_model(self.arch, **self.options)
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,8 @@ class ClientTask:
         left_out: labels that its model leaves out; see `layers.masked_cross_entropy`.
         upload: the rows that the client sends back, as coordinates of its own model; an axis that is
             absent is sent whole.
-        masked_loss, local_epochs, batch_size, lr, momentum, weight_decay, clip_norm: see `RunParams`.
+        masked_loss, local_epochs, batch_size, lr, momentum, weight_decay, clip_norm, precision: see
+            `RunParams`.
     """
 
     client: int
@@ -69,6 +90,7 @@ class ClientTask:
     momentum: float
     weight_decay: float
     clip_norm: float
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -76,11 +98,13 @@ class ClientUpdate:
     """What a client sends back.
 
     Attributes:
+        client: which one.
         parameters: by name, with only the rows that the task asks for.
         loss: mean training loss over all local steps, in nats.
         process, peak_memory_mb: where it was computed, and that process's peak memory until then.
     """
 
+    client: int
     parameters: Arrays
     loss: float
     process: int
@@ -92,26 +116,53 @@ def client_update(task: ClientTask) -> ClientUpdate:
 
     A fresh optimiser a round; the gradient's norm is clipped before each step.
     """
-    rng = generator(task.seed, "batches", task.round, task.client)
-    model = task.model.build()
-    torch.manual_seed(torch_seed(task.seed, "dropout", task.round, task.client))  # building drew, too
+    model = task.model.build().train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=task.lr, momentum=task.momentum, weight_decay=task.weight_decay, foreach=True
     )
-    held = torch.tensor(task.held)
+    held = torch.tensor(task.held, device=task.model.device)
     losses = []
-    model.train()
-    for _ in range(task.local_epochs):
-        for inputs, targets in task.examples.epoch(task.batch_size, rng):
-            loss = masked_cross_entropy(model(inputs), targets, held, task.masked_loss, task.left_out)
+    for epoch in local_epochs(task, model):
+        for inputs, noise, targets in epoch:
+            with autocast(task.precision, task.model.device):
+                logits = model(inputs, *noise)
+            loss = masked_cross_entropy(logits, targets, held, task.masked_loss, task.left_out)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm, foreach=True)
             optimizer.step()
             losses.append(loss.detach())
-    upload = slice_parameters(model.state_dict(), model.axes(), task.upload)
+    return new_update(task, model.state_dict(), losses)
+
+
+def local_epochs(task: ClientTask, model: SliceableModel) -> Iterator[Iterator[Batch]]:
+    """The batches of each local epoch; an epoch must be used up before the next one."""
+    device = task.model.device
+    rng = generator(task.seed, "batches", task.round, task.client)
+    source = torch.Generator(device)
+    source.manual_seed(torch_seed(task.seed, "dropout", task.round, task.client))
+    for _ in range(task.local_epochs):
+        yield (
+            (inputs, model.noise(inputs, source), targets)
+            for inputs, targets in task.examples.epoch(task.batch_size, rng, device)
+        )
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[None]:
+    """Executes convolutions and products of matrices in `bf16`, or in TensorFloat-32 where a GPU has it, if
+    `precision` says so; parameters, norms, loss and optimiser stay in float32.
+    """
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+def new_update(task: ClientTask, parameters: Mapping[str, Tensor], losses: list[Tensor]) -> ClientUpdate:
+    """What a client sends back when it has trained."""
+    upload = slice_parameters(parameters, task.model.axes(), task.upload)
     return ClientUpdate(
-        parameters={name: value.numpy() for name, value in upload.items()},
+        client=task.client,
+        parameters={name: value.cpu().numpy() for name, value in upload.items()},
         loss=float(torch.stack(losses).mean()),
         process=os.getpid(),
         peak_memory_mb=peak_memory_mb(),

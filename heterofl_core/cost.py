@@ -20,6 +20,7 @@ from heterofl_core.params import SEQUENCE_LENGTH
 from heterofl_core.transformer import Attention
 
 BYTES = 4  # of a parameter in float32
+CLIENT_WORDS = 3_759  # that a client of WikiText2 has on average, of 33,279; a test counts them
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,22 @@ EXAMPLES = {
 def cost_table(arch: str) -> pd.DataFrame:
     """The cost columns of Tables 5 to 7 for all 31 mixes: as the paper prints them, then exact counts.
 
+    `whole_mb` is what a client receives in a round, and sends back, if whole models travel; `own_mb` if a
+    Transformer has only the client's own words (`language.LanguageModelling`), as it does here.
+
     Args:
         arch: `cnn` for Table 5, `preresnet18` for Table 6, `transformer` for Table 7.
     """
-    of_level = {level: model_cost(arch, EXAMPLES[arch], width_rate=width_rate(level)) for level in LEVELS}
+    own_words = {"num_tokens": CLIENT_WORDS} if arch == "transformer" else {}
+
+    def of_level(level: str, **options: int) -> Cost:
+        return model_cost(arch, EXAMPLES[arch], width_rate=width_rate(level), **options)
+
+    whole = {level: of_level(level) for level in LEVELS}
+    own = {level: of_level(level, **own_words) for level in LEVELS}
     rows = []
     for mix in all_mixes():
-        cost = mix_cost(mix, of_level.__getitem__)
+        cost = mix_cost(mix, whole.__getitem__)
         rows.append(
             {
                 "Model": str(mix),
@@ -130,6 +140,8 @@ def cost_table(arch: str) -> pd.DataFrame:
                 "paper_flops": round(cost.paper_flops),
                 "macs": round(cost.macs),
                 "attention_macs": round(cost.attention_macs),
+                "whole_mb": round(cost.space_mb, 3),
+                "own_mb": round(mix_cost(mix, own.__getitem__).space_mb, 3),
             }
         )
     return pd.DataFrame(rows)

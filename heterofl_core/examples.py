@@ -17,8 +17,18 @@ MASK_RATE = 0.15  # share of tokens that are masked
 class Examples(Protocol):
     """A client's training data."""
 
-    def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, batch_size: int, rng: np.random.Generator, device: str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One local epoch: inputs and targets of each batch."""
+        ...
+
+    def batch_shape(self, batch_size: int) -> tuple[int, ...]:
+        """Shape of the inputs of a whole batch."""
+        ...
+
+    def whole_batches(self, batch_size: int) -> int:
+        """How many of them an epoch begins with; what follows is smaller."""
         ...
 
 
@@ -39,13 +49,23 @@ class ImageExamples:
     deviation: np.ndarray
     augmented: bool
 
-    def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, batch_size: int, rng: np.random.Generator, device: str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled batches; the last one may be smaller."""
         inputs = augment(self.inputs, rng) if self.augmented else self.inputs
-        images = normalise(inputs, self.mean, self.deviation)
-        labels = torch.tensor(self.labels)
-        for batch in torch.from_numpy(rng.permutation(len(labels))).split(batch_size):
+        images = normalise(inputs, self.mean, self.deviation).to(device)
+        labels = torch.tensor(self.labels, device=device)
+        for batch in torch.from_numpy(rng.permutation(len(labels))).to(device).split(batch_size):
             yield images[batch], labels[batch]
+
+    def batch_shape(self, batch_size: int) -> tuple[int, ...]:
+        """(batch, channels, height, width)."""
+        return (batch_size, *self.inputs.shape[1:])
+
+    def whole_batches(self, batch_size: int) -> int:
+        """How many fit into the client's images."""
+        return len(self.labels) // batch_size
 
 
 @dataclass(frozen=True)
@@ -60,15 +80,26 @@ class TextExamples:
     tokens: np.ndarray
     num_tokens: int
 
-    def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, batch_size: int, rng: np.random.Generator, device: str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Windows along the rows, in order; a batch is one window of `batch_size` rows at most. Every token
         is masked with the same probability, and all of them are to be predicted.
         """
         for first in range(0, len(self.tokens), batch_size):
-            rows = torch.tensor(self.tokens[first : first + batch_size])
-            for targets in rows.split(SEQUENCE_LENGTH, dim=1):
-                masked = torch.from_numpy(rng.random(targets.shape) < MASK_RATE)
-                yield targets.masked_fill(masked, self.num_tokens), targets
+            rows = self.tokens[first : first + batch_size]
+            masked = torch.from_numpy(rng.random(rows.shape) < MASK_RATE).to(device)
+            targets = torch.tensor(rows, device=device)
+            inputs = targets.masked_fill(masked, self.num_tokens)
+            yield from zip(inputs.split(SEQUENCE_LENGTH, 1), targets.split(SEQUENCE_LENGTH, 1), strict=True)
+
+    def batch_shape(self, batch_size: int) -> tuple[int, ...]:
+        """(rows, window)."""
+        return (min(batch_size, len(self.tokens)), SEQUENCE_LENGTH)
+
+    def whole_batches(self, batch_size: int) -> int:
+        """Whole windows of the first `batch_size` rows; a client has no more rows than that."""
+        return self.tokens.shape[1] // SEQUENCE_LENGTH
 
 
 def normalise(inputs: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> Tensor:

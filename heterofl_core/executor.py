@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import joblib
 import torch
+from joblib.parallel import get_active_backend
 
 from heterofl_core.errors import InputError
 from heterofl_core.params import Execution
@@ -37,7 +38,13 @@ def on_one_thread(function: Callable[[Job], Answer], job: Job) -> Answer:
 
 
 def side_by_side(function: Callable[[Job], Answer], jobs: Sequence[Job], workers: int) -> list[Answer]:
-    """The answers to all jobs, in their order; inside a block of `backend` they are computed there.
+    """The answers to all jobs, in their order; see `as_they_come`."""
+    return list(as_they_come(function, jobs, workers))
+
+
+def as_they_come(function: Callable[[Job], Answer], jobs: Sequence[Job], workers: int) -> Iterator[Answer]:
+    """The answers to all jobs, in their order, each as soon as it and those before it are there, so that
+    whoever adds them up need not hold them all. Inside a block of `backend` they are computed there.
 
     A small model keeps one core busy at best, so several processes of one thread each are faster than one
     process of several threads; and the result does not depend on their number. An array that is mapped from a
@@ -45,7 +52,10 @@ def side_by_side(function: Callable[[Job], Answer], jobs: Sequence[Job], workers
     as joblib would do for large ones, a round of large models takes a third longer.
     """
     calls = (joblib.delayed(on_one_thread)(function, job) for job in jobs)
-    return list(joblib.Parallel(n_jobs=max(1, min(workers, len(jobs))), max_nbytes=None)(calls))
+    processes = max(1, min(workers, len(jobs)))
+    can_stream = get_active_backend()[0].supports_return_generator  # Ray's cannot
+    parallel = joblib.Parallel(processes, max_nbytes=None, return_as="generator" if can_stream else "list")
+    yield from parallel(calls)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Algorithm 1: sample clients, slice, update, aggregate, round after round."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from heterofl_core.classification import Classification
-from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy, client_update
+from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy
 from heterofl_core.cost import Cost, mix_cost, model_cost
-from heterofl_core.executor import side_by_side
+from heterofl_core.engines import PLAIN, Engine
 from heterofl_core.heterofl import aggregate, slice_parameters
 from heterofl_core.language import LanguageModelling
 from heterofl_core.levels import Mix, width_rate
@@ -19,7 +19,7 @@ from heterofl_core.methods import shared_parameters
 from heterofl_core.models import build_model
 from heterofl_core.params import RunParams
 from heterofl_core.randomness import generator, torch_seed
-from heterofl_core.selection import random_index, rolling_index, static_index
+from heterofl_core.selection import Index, random_index, rolling_index, static_index
 from heterofl_core.sliceable import SliceableModel
 from heterofl_core.tasks import ClientShare, Task
 
@@ -163,38 +163,64 @@ class Federation:
                 return rolling_index(self.axes, rate, round)
         return static_index(self.axes, rate)
 
-    def run_round(self, weights: Weights, round: int, workers: int) -> tuple[Weights, RoundSummary]:
+    def run_round(
+        self, weights: Weights, round: int, workers: int, engine: Engine = PLAIN
+    ) -> tuple[Weights, RoundSummary]:
         """One communication round of Algorithm 1.
 
         Args:
             weights: before the round.
             round: counted from 1.
             workers: processes that execute the clients; does not change the result.
+            engine: that executes the clients.
 
         Returns:
             The weights after the round, and what happened.
         """
         clients = self.active_clients(round)
-        levels = [self.level(round, client) for client in clients]
-        shares = [self.task.share(client) for client in clients]
-        indices = [self.sub_model(round, *one) for one in zip(clients, levels, strict=True)]
-        tasks = [
-            self.client_task(weights, round, *one)
-            for one in zip(clients, levels, shares, indices, strict=True)
-        ]
-        answers = side_by_side(client_update, tasks, workers)
-        updates = [
-            ({**index, **share.upload}, self.part(answer, shared=True))
-            for index, share, answer in zip(indices, shares, answers, strict=True)
-        ]
-        personal = {
-            client: self.part(answer, shared=False) for client, answer in zip(clients, answers, strict=True)
-        }
-        after = Weights(
-            shared=aggregate(weights.shared, self.axes, updates),
-            personal=weights.personal | {client: own for client, own in personal.items() if own},
+        levels = {client: self.level(round, client) for client in clients}
+        shares = {client: self.task.share(client) for client in clients}
+        indices = {client: self.sub_model(round, client, levels[client]) for client in clients}
+        tasks = self.with_common_copies(
+            self.client_task(
+                weights, round, client, levels[client], shares[client], indices[client], engine.device
+            )
+            for client in clients
         )
-        return after, self.summary(levels, tasks, answers)
+        personal: dict[int, dict[str, Tensor]] = {}
+        losses, bytes_up, memory = [], 0, {}
+
+        def received() -> Iterator[tuple[Index, dict[str, Tensor]]]:
+            nonlocal bytes_up
+            for answer in engine.updates(tasks, workers):
+                losses.append(answer.loss)
+                memory[answer.process] = answer.peak_memory_mb
+                sent = self.part(answer, shared=True)
+                bytes_up += sum(value.nbytes for value in sent.values())
+                if own := self.part(answer, shared=False):
+                    personal[answer.client] = own
+                yield {**indices[answer.client], **shares[answer.client].upload}, sent
+
+        shared = aggregate(weights.shared, self.axes, received())
+        return Weights(shared, weights.personal | personal), RoundSummary(
+            levels=list(levels.values()),
+            train_loss=float(np.mean(losses)),
+            bytes_down=sum(
+                value.nbytes
+                for task in tasks
+                for name, value in task.model.parameters.items()
+                if name in self.shared
+            ),
+            bytes_up=bytes_up,
+            peak_memory_mb=memory,
+        )
+
+    def with_common_copies(self, tasks: Iterable[ClientTask]) -> list[ClientTask]:
+        """The same tasks; clients that receive the same, as all of a level often do, hold one copy of it."""
+        if self.params.selection != "static" or self.shared != set(self.axes) or self.task.partial:
+            return list(tasks)
+        copies: dict[str, ModelCopy] = {}
+        return [replace(task, model=copies.setdefault(str(task.model.options), task.model)) for task in tasks]
 
     def client_task(
         self,
@@ -204,20 +230,18 @@ class Federation:
         level: str,
         share: ClientShare,
         index: dict[str, np.ndarray],
+        device: str = "cpu",
     ) -> ClientTask:
         """What the server sends to a client, beside what the client has."""
         params = self.params
         whole = weights.shared | weights.personal.get(client, {})
         local = slice_parameters(whole, self.axes, {**index, **share.download})
+        parameters = {name: value.numpy() for name, value in local.items()}
         return ClientTask(
             client=client,
             round=round,
             seed=params.seed,
-            model=ModelCopy(
-                params.arch,
-                self.model_options(level, share.sizes),
-                {name: value.numpy() for name, value in local.items()},
-            ),
+            model=ModelCopy(params.arch, self.model_options(level, share.sizes), parameters, device),
             examples=share.examples,
             held=share.held,
             left_out=share.left_out,
@@ -232,6 +256,7 @@ class Federation:
             momentum=params.momentum,
             weight_decay=params.weight_decay,
             clip_norm=params.clip_norm,
+            precision=params.precision,
         )
 
     def part(self, answer: ClientUpdate, shared: bool) -> dict[str, Tensor]:
@@ -242,29 +267,13 @@ class Federation:
             if (name in self.shared) == shared
         }
 
-    def summary(
-        self, levels: list[str], tasks: list[ClientTask], answers: list[ClientUpdate]
-    ) -> RoundSummary:
-        """What happened in a round."""
-
-        def size(parameters: Mapping[str, np.ndarray]) -> int:
-            return sum(value.nbytes for name, value in parameters.items() if name in self.shared)
-
-        return RoundSummary(
-            levels=levels,
-            train_loss=float(np.mean([answer.loss for answer in answers])),
-            bytes_down=sum(size(task.model.parameters) for task in tasks),
-            bytes_up=sum(size(answer.parameters) for answer in answers),
-            peak_memory_mb={answer.process: answer.peak_memory_mb for answer in answers},
-        )
-
-    def evaluate(self, weights: Weights, workers: int) -> dict[str, float]:
+    def evaluate(self, weights: Weights, workers: int, engine: Engine = PLAIN) -> dict[str, float]:
         """The metrics of what was learned: of the global model, or of the clients' own models."""
         options = self.model_options(self.mix.largest, self.task.sizes)
 
         def copy(parameters: Mapping[str, Tensor]) -> ModelCopy:
             arrays = {name: value.numpy() for name, value in parameters.items()}
-            return ModelCopy(self.params.arch, options, arrays)
+            return ModelCopy(self.params.arch, options, arrays, engine.device)
 
         if self.shared == set(weights.shared):
             return self.task.evaluate(copy(weights.shared), workers)

@@ -117,7 +117,8 @@ class PartOfText:
 
     def windows(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Tokens and masks of each window, shape (rows, window)."""
-        tokens, masked = torch.tensor(self.tokens), torch.tensor(self.masked)
+        device = self.model.device
+        tokens, masked = torch.tensor(self.tokens, device=device), torch.tensor(self.masked, device=device)
         yield from zip(tokens.split(SEQUENCE_LENGTH, 1), masked.split(SEQUENCE_LENGTH, 1), strict=True)
 
 
@@ -130,5 +131,5 @@ def losses_of(part: PartOfText) -> list[np.ndarray]:
     for tokens, masked in part.windows():
         logits = model(tokens.masked_fill(masked, mask))  # (rows, window, tokens)
         nats = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
-        losses.append(nats.view_as(tokens).numpy())
+        losses.append(nats.view_as(tokens).cpu().numpy())
     return losses

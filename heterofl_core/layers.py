@@ -33,6 +33,18 @@ class Scaler(nn.Module):
         return x / self.scale if self.training and self.scale != 1 else x
 
 
+def dropout(x: Tensor, rate: float, noise: Tensor | None) -> Tensor:
+    """Inverted dropout (Srivastava et al., 2014) whose draws are given, so that whoever executes a model
+    decides where they come from.
+
+    Args:
+        x: of any shape.
+        rate: share of the elements that are dropped, in [0, 1).
+        noise: uniform draws from [0, 1), in the shape of `x`; None for no dropout, as in evaluation.
+    """
+    return x if noise is None else x * (noise >= rate) / (1 - rate)
+
+
 class StaticBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation without running estimates: sBN (Section 3).
 
@@ -42,10 +54,14 @@ class StaticBatchNorm2d(nn.BatchNorm2d):
 
     Attributes:
         mean, variance: shape (channels,), or None before they were collected.
+        batch_mean, batch_variance: where each batch leaves its own statistics in training (the variance
+            unbiased), shape (channels,); None to leave none.
     """
 
     mean: Tensor | None
     variance: Tensor | None
+    batch_mean: Tensor | None = None
+    batch_variance: Tensor | None = None
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, track_running_stats=False)
@@ -53,13 +69,15 @@ class StaticBatchNorm2d(nn.BatchNorm2d):
         self.register_buffer("variance", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises `x` of shape (batch, channels, height, width).
+        """Normalises `x` of shape (batch, channels, height, width), in the precision of the parameters.
 
         Raises:
             RuntimeError: in evaluation, before statistics were collected.
         """
+        x = x.to(self.weight.dtype)
         if self.training:
-            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            own = self.batch_mean, self.batch_variance
+            return F.batch_norm(x, *own, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
         if self.mean is None or self.variance is None:
             raise RuntimeError("sBN has no statistics yet: call collect_statistics after training")
         return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, eps=self.eps)

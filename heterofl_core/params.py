@@ -75,6 +75,8 @@ class RunParams(BaseModel):
         rounds, local_epochs, batch_size: communication rounds, epochs of a client in each, examples.
         lr, milestones: learning rate, and the rounds after which it is multiplied by 0.1.
         momentum, weight_decay, clip_norm: of a client's SGD; the gradient's norm is clipped.
+        precision: of convolutions and products of matrices in training: `fp32`; `bf16`, which pays for large
+            models where the processor has it; `tf32`, which only some GPUs have. Evaluation is in float32.
         eval_every: rounds between evaluations; the last round and the milestones always count.
         seed: of every draw.
     """
@@ -109,6 +111,7 @@ class RunParams(BaseModel):
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     clip_norm: float = Field(gt=0)
+    precision: Literal["fp32", "bf16", "tf32"] = "fp32"
     eval_every: Count = Field(default_factory=lambda earlier: max(1, earlier["rounds"] // EVALUATIONS))
     seed: int = Field(0, ge=0, strict=True)
 
@@ -198,9 +201,13 @@ class RunParams(BaseModel):
 
 
 class Execution(BaseModel):
-    """How a run is executed; none of it changes the result.
+    """How a run is executed; none of it changes the result, but for the rounding that engine and device make.
 
     Attributes:
+        engine: `plain` for a loop operation by operation; `compiled` for local steps that are programs of
+            their own, built once on a machine in about half a minute a level; `auto` for `compiled` where
+            that pays, which is in a run of many local steps on a machine with a C++ compiler.
+        device: `cpu` or `cuda`.
         backend: where these processes are: `loky` on this machine, `dask` or `ray` on the cluster whose
             address stands in `DASK_SCHEDULER_ADDRESS` or `RAY_ADDRESS`; without one, on this machine.
         workers: processes that execute clients side by side, one thread each; None for all there are.
@@ -210,6 +217,8 @@ class Execution(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    engine: Literal["auto", "plain", "compiled"] = "auto"
+    device: Literal["cpu", "cuda"] = "cpu"
     backend: Literal["loky", "dask", "ray"] = "loky"
     workers: Count | None = None
     checkpoint_every: Count = 5

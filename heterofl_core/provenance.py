@@ -16,7 +16,9 @@ RESULT_MODULES = (
     "classification",
     "clients",
     "cnn",
+    "compiled",
     "data",
+    "engines",
     "examples",
     "executor",
     "federation",
@@ -24,6 +26,7 @@ RESULT_MODULES = (
     "language",
     "layers",
     "levels",
+    "local_step",
     "methods",
     "mlp",
     "models",
@@ -37,6 +40,7 @@ RESULT_MODULES = (
     "tasks",
     "text",
     "transformer",
+    "vectorised",
 )
 """The modules that can change a result; parameters cannot, since a record holds them all."""
 

@@ -272,7 +272,8 @@ def how_it_ran(record: Mapping[str, Any]) -> str:
         f"run {record['run_id']}\n"
         f"{record['rounds_done']} rounds in {record['seconds']} s: training {record['training_seconds']} s, "
         f"evaluation {record['evaluation_seconds']} s\n"
-        f"{record['workers']} workers on {record['device']}, up to {record['peak_memory_mb']} MB of memory\n"
+        f"{record['workers']} workers on {record['device']}, engine {record.get('engine', 'plain')}, "
+        f"up to {record['peak_memory_mb']} MB of memory\n"
         f"code {record['code_hash']}, commit {str(record['git_commit'])[:12]}"
         f"{' with uncommitted changes' if record['git_dirty'] else ''}"
     )

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from heterofl_core.checkpoints import RunState, load_checkpoint, save_checkpoint
 from heterofl_core.clients import peak_memory_mb
+from heterofl_core.engines import Engine, engine_of
 from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
 from heterofl_core.files import sweep
@@ -59,8 +61,9 @@ def execute(federation: Federation, execution: Execution) -> dict[str, Any]:
             return read_record(record_path(run_id))
         for path in (checkpoint_path(run_id), rounds_path(run_id), record_path(run_id)):
             sweep(path)
+        engine = engine_of(federation.params, execution)
         with backend(execution) as workers:
-            return carry_on(federation, execution, workers)
+            return carry_on(federation, execution, engine.processes(workers), engine)
 
 
 def drop_outlived(checkpoint: Path, record: Path) -> None:
@@ -69,21 +72,21 @@ def drop_outlived(checkpoint: Path, record: Path) -> None:
         checkpoint.unlink()
 
 
-def carry_on(federation: Federation, execution: Execution, workers: int) -> dict[str, Any]:
+def carry_on(federation: Federation, execution: Execution, workers: int, engine: Engine) -> dict[str, Any]:
     """Does the rounds that are left, and records the run."""
     params = federation.params
     checkpoint = checkpoint_path(params.run_id)
     state = start(federation, checkpoint)
     with tqdm(total=params.rounds, initial=state.round, unit="round", desc=params.levels) as bar:
         while state.round < params.rounds:
-            advance(federation, state, workers)
+            advance(federation, state, workers, engine)
             evaluated = params.is_evaluated(state.round)
             if evaluated or state.round % execution.checkpoint_every == 0:
                 save_checkpoint(checkpoint, state)
             if evaluated:
                 bar.set_postfix_str(headline(state.rows[-1]))
             bar.update()
-    record = make_record(federation, state) | {"backend": execution.backend, "workers": workers}
+    record = make_record(federation, state, engine) | {"backend": execution.backend, "workers": workers}
     write_run(record, pd.DataFrame(state.rows))
     checkpoint.unlink()
     return record
@@ -104,17 +107,17 @@ def headline(row: Mapping[str, Any]) -> str:
     return f"{METRICS[name].title.lower()} {row[name]:.2f}"
 
 
-def advance(federation: Federation, state: RunState, workers: int) -> None:
+def advance(federation: Federation, state: RunState, workers: int, engine: Engine) -> None:
     """Moves the state on by one round, evaluated if its turn has come."""
     started = time.perf_counter()
     state.round += 1
-    state.weights, summary = federation.run_round(state.weights, state.round, workers)
+    state.weights, summary = federation.run_round(state.weights, state.round, workers, engine)
     state.bytes_down += summary.bytes_down
     state.bytes_up += summary.bytes_up
     trained = time.perf_counter()
     state.training_seconds += trained - started
     if federation.params.is_evaluated(state.round):
-        found = federation.evaluate(state.weights, workers)
+        found = federation.evaluate(state.weights, workers, engine)
         state.evaluation_seconds += time.perf_counter() - trained
         state.rows.append(
             {
@@ -132,7 +135,7 @@ def advance(federation: Federation, state: RunState, workers: int) -> None:
     state.peak_memory_mb = max(state.peak_memory_mb, sum(processes.values()))
 
 
-def make_record(federation: Federation, state: RunState) -> dict[str, Any]:
+def make_record(federation: Federation, state: RunState, engine: Engine) -> dict[str, Any]:
     """The record of a run that is done."""
     params = federation.params
     return {
@@ -146,7 +149,9 @@ def make_record(federation: Federation, state: RunState) -> dict[str, Any]:
         "evaluation_seconds": round(state.evaluation_seconds, 1),
         "peak_memory_mb": round(state.peak_memory_mb),
         "threads_per_worker": 1,
+        "engine": engine.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
+        **({"device": torch.cuda.get_device_name()} if engine.device == "cuda" else {}),
         "status": "done",
     }

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from heterofl_core.selection import Axes, Axis
 
@@ -17,6 +18,10 @@ class SliceableModel(nn.Module, ABC):
     @abstractmethod
     def layout(self) -> Layout:
         """The (output, input) axes of every layer that has parameters."""
+
+    def noise(self, inputs: Tensor, source: torch.Generator) -> tuple[Tensor, ...]:
+        """What `forward` takes in training beside a batch of inputs: the draws of dropout, if it has any."""
+        return ()
 
     def axes(self) -> Axes:
         """The axes of every tensor in `state_dict()`.

@@ -16,13 +16,17 @@ class Moments:
         self.total: Tensor | float = 0.0
         self.squares: Tensor | float = 0.0
 
-    def add(self, x: Tensor) -> None:
-        """Takes in a batch of shape (batch, channels, height, width)."""
-        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        count = x.numel() // x.shape[1]
+    def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Takes in a batch.
+
+        Args:
+            count: of the values of a channel, at least 2.
+            mean, variance: shape (channels,); the variance unbiased.
+        """
+        mean, biased = mean.double(), variance.double() * (count - 1) / count
         self.count += count
-        self.total = self.total + count * mean.double()
-        self.squares = self.squares + count * (variance.double() + mean.double() ** 2)
+        self.total = self.total + count * mean
+        self.squares = self.squares + count * (biased + mean**2)
 
     def merge(self, other: "Moments") -> None:
         """Takes in what another client or worker counted."""
@@ -56,8 +60,14 @@ def count_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[Moments]:
     moments = [Moments() for _ in norms]
     if not norms:
         return moments
+    for norm in norms:  # whose statistics of a batch come with its normalisation, at no cost
+        norm.batch_mean, norm.batch_variance = torch.zeros_like(norm.weight), torch.zeros_like(norm.weight)
     hooks = [
-        norm.register_forward_pre_hook(lambda _, inputs, moment=moment: moment.add(inputs[0]))
+        norm.register_forward_hook(
+            lambda norm, inputs, _, moment=moment: moment.add(
+                inputs[0][:, 0].numel(), norm.batch_mean, norm.batch_variance
+            )
+        )
         for norm, moment in zip(norms, moments, strict=True)
     ]
     model.train()
@@ -65,6 +75,8 @@ def count_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[Moments]:
         model(batch)
     for hook in hooks:
         hook.remove()
+    for norm in norms:
+        norm.batch_mean = norm.batch_variance = None
     return moments
 
 

@@ -39,10 +39,12 @@ class Task(ABC):
     Attributes:
         sizes: options of `build_model` for the global model that follow from the data.
         example: what a model takes, for one example, without values (on the meta device).
+        partial: whether each client receives rows of its own of the model.
     """
 
     sizes: dict[str, Any]
     example: Tensor
+    partial: bool = False
 
     @abstractmethod
     def share(self, client: int) -> ClientShare:

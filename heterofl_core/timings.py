@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from heterofl_core.clients import ClientTask, ModelCopy, client_update
-from heterofl_core.cost import EXAMPLES, Cost, mix_cost, model_cost
+from heterofl_core.cost import CLIENT_WORDS, EXAMPLES, Cost, mix_cost, model_cost
 from heterofl_core.estimate import (
     SIZES,
     Timing,
@@ -25,7 +25,6 @@ from heterofl_core.models import build_model
 from heterofl_core.params import SEQUENCE_LENGTH, RunParams
 
 BACKWARD = 2  # a backward pass has about twice the work of a forward pass
-CLIENT_WORDS = 3_700  # that one hundredth of WikiText2 has, of 33,279
 STEPS = 6  # that are timed
 REPEATS = 4  # of which the first one warms up
 

@@ -1,13 +1,15 @@
 """The paper's Transformer encoder for masked-token prediction (Vaswani et al., 2017; Table 4)."""
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heterofl_core.errors import InputError
-from heterofl_core.layers import Scaler
+from heterofl_core.layers import Scaler, dropout
 from heterofl_core.params import SEQUENCE_LENGTH
 from heterofl_core.selection import LABELS, TOKENS, Axis, scaled_width
 from heterofl_core.sliceable import Layout, SliceableModel
@@ -56,16 +58,15 @@ class EncoderLayer(nn.Module):
         self.linear1 = nn.Linear(embedding, hidden)
         self.linear2 = nn.Linear(hidden, embedding)
         self.norm2 = nn.LayerNorm(embedding)
-        self.dropout = nn.Dropout(DROPOUT)
         self.scaler = Scaler(scale)
         for linear in (self.linear1, self.linear2):
             nn.init.normal_(linear.weight, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, embedding) to (B, T, embedding)."""
-        x = self.norm1(x + self.dropout(self.attention(x)))
-        hidden = self.dropout(F.gelu(self.scaler(self.linear1(x))))  # (B, T, hidden)
-        return self.norm2(x + self.dropout(self.scaler(self.linear2(hidden))))
+    def forward(self, x: Tensor, noise: Iterator[Tensor | None]) -> Tensor:
+        """(B, T, embedding) to (B, T, embedding); takes three draws of dropout from `noise`."""
+        x = self.norm1(x + dropout(self.attention(x), DROPOUT, next(noise)))
+        hidden = dropout(F.gelu(self.scaler(self.linear1(x))), DROPOUT, next(noise))  # (B, T, hidden)
+        return self.norm2(x + dropout(self.scaler(self.linear2(hidden)), DROPOUT, next(noise)))
 
 
 class Transformer(SliceableModel):
@@ -97,7 +98,6 @@ class Transformer(SliceableModel):
         self.token = nn.Embedding(num_tokens + 1, self.embedding)
         self.position = nn.Embedding(SEQUENCE_LENGTH, self.embedding)
         self.norm = nn.LayerNorm(self.embedding)
-        self.dropout = nn.Dropout(DROPOUT)
         self.scaler = Scaler(scale)
         self.layers = nn.ModuleList(
             EncoderLayer(self.embedding, self.hidden, self.head_width, scale) for _ in range(LAYERS)
@@ -109,13 +109,28 @@ class Transformer(SliceableModel):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of shape (B, T, num_tokens) for tokens of shape (B, T); `num_tokens` stands for [MASK]."""
+    @property
+    def noise_sizes(self) -> list[int]:
+        """Draws of each dropout for one position: behind the embedding, and three in each layer."""
+        return [self.embedding, *len(self.layers) * (self.embedding, self.hidden, self.embedding)]
+
+    def noise(self, inputs: Tensor, source: torch.Generator) -> tuple[Tensor, ...]:
+        """The draws of all dropouts, shape (B, T, sum of `noise_sizes`), for tokens of shape (B, T)."""
+        shape = (*inputs.shape, sum(self.noise_sizes))
+        return (torch.rand(shape, generator=source, device=source.device),)
+
+    def forward(self, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Logits of shape (B, T, num_tokens) for tokens of shape (B, T); `num_tokens` stands for [MASK].
+
+        Args:
+            noise: see the method; None for no dropout.
+        """
+        drops = itertools.repeat(None) if noise is None else iter(noise.split(self.noise_sizes, dim=-1))
         positions = self.position(torch.arange(tokens.shape[1], device=tokens.device))  # (T, embedding)
         x = self.scaler(self.token(tokens)) + self.scaler(positions)  # (B, T, embedding)
-        x = self.dropout(self.norm(x))
+        x = dropout(self.norm(x), DROPOUT, next(drops))
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, drops)
         return self.linear(self.decoder_norm(F.gelu(self.scaler(self.decoder(x)))))
 
     def layout(self) -> Layout:

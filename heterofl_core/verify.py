@@ -8,6 +8,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from heterofl_core.checkpoints import RunState
+from heterofl_core.engines import engine_of
 from heterofl_core.errors import InputError
 from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
@@ -58,9 +59,10 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
         )
     federation = Federation(RunParams(**record["params"]))
     state = RunState(federation.initial_weights(), round=0, rows=[])
+    engine = engine_of(federation.params, execution)
     with backend(execution) as workers:
         for _ in tqdm(range(rounds), unit="round", desc=run_id):
-            advance(federation, state, workers)
+            advance(federation, state, engine.processes(workers), engine)
     found = pd.read_csv(io.StringIO(rounds_text(pd.DataFrame(state.rows))))
     now = provenance()
     return Verification(

@@ -216,6 +216,32 @@ def test_an_update_does_not_touch_what_the_task_holds() -> None:
     assert all(np.array_equal(before[name], value) for name, value in task.model.parameters.items())
 
 
+def test_the_tensors_of_a_model_are_a_copy_of_its_parameters() -> None:
+    model = make_model()
+    tensors = model.tensors()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(value.numpy(), model.parameters[name])
+        value.fill_(7)
+    assert not any((value == 7).any() for value in model.parameters.values())
+    assert list(tensors) == list(model.parameters)
+
+
+def test_a_model_knows_its_axes_without_its_parameters() -> None:
+    assert ModelCopy("cnn", OPTIONS, {}).axes() == build_model("cnn", **OPTIONS).axes()
+
+
+def test_an_update_says_whose_it_is() -> None:
+    assert client_update(make_task(client=17, local_epochs=1)).client == 17
+
+
+def test_bf16_rounds_what_a_convolution_gives_and_keeps_parameters_in_float32() -> None:
+    """bfloat16 has eight bits: a result differs by up to 2^-9 of itself."""
+    exact, rounded = (client_update(make_task(local_epochs=1, precision=name)) for name in ("fp32", "bf16"))
+    assert 1e-6 < abs(rounded.loss / exact.loss - 1) < 0.05
+    assert {value.dtype for value in rounded.parameters.values()} == {np.dtype(np.float32)}
+    assert client_update(make_task(local_epochs=1)).loss == exact.loss  # the default, untouched by what ran
+
+
 def test_an_update_depends_on_its_task_only() -> None:
     first = client_update(make_task())
     torch.manual_seed(12345)
@@ -232,7 +258,9 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
 
-    def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, batch_size: int, rng: np.random.Generator, device: str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         numbered = replace(EXAMPLES, labels=np.arange(13))
         for images, numbers in numbered.epoch(batch_size, rng):
             self.batches.append(numbers.tolist())
@@ -298,7 +326,9 @@ def test_running_clients_leaves_the_number_of_threads_as_it_was() -> None:
 class Unmasked:
     """A text of which nothing is masked."""
 
-    def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, batch_size: int, rng: np.random.Generator, device: str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         tokens = torch.arange(40).reshape(2, 20) % 5
         yield tokens, tokens
 
@@ -354,4 +384,5 @@ def test_what_dropout_drops_does_not_depend_on_what_building_the_model_drew(
     monkeypatch.setattr(ModelCopy, "build", lambda copy: (build(copy), torch.randn(7))[0])
     assert update(5).loss == plain.loss
     monkeypatch.setattr(transformer, "DROPOUT", 0.0)
-    assert abs(update(5).loss - plain.loss) > 1e-3
+    without = update(5).parameters
+    assert max(np.abs(without[name] - value).max() for name, value in plain.parameters.items()) > 1e-3

@@ -89,10 +89,10 @@ def before_round(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[],
     def arrange(number: int, disaster: Callable[[], object]) -> None:
         original = Federation.run_round
 
-        def run_round(self: Federation, weights: Any, round: int, workers: int) -> Any:
+        def run_round(self: Federation, weights: Any, round: int, *how: Any) -> Any:
             if round == number:
                 disaster()
-            return original(self, weights, round, workers)
+            return original(self, weights, round, *how)
 
         monkeypatch.setattr(Federation, "run_round", run_round)
 

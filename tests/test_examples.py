@@ -73,6 +73,15 @@ def test_an_epoch_is_augmented_before_it_is_shuffled_and_normalised() -> None:
     assert torch.equal(images, expected[order])
 
 
+def test_an_epoch_of_images_begins_with_as_many_whole_batches_as_fit() -> None:
+    inputs = np.zeros((13, 3, 4, 5), dtype=np.uint8)
+    examples = ImageExamples(inputs, np.arange(13), np.zeros((3, 1, 1)), np.ones((3, 1, 1)), False)
+    assert examples.batch_shape(5) == (5, 3, 4, 5)
+    assert [examples.whole_batches(size) for size in (1, 5, 13, 14)] == [13, 2, 1, 0]
+    shapes = [tuple(images.shape) for images, _ in examples.epoch(5, np.random.default_rng(0))]
+    assert shapes == [(5, 3, 4, 5), (5, 3, 4, 5), (3, 3, 4, 5)]
+
+
 # Augmentation
 
 
@@ -161,6 +170,30 @@ def test_a_batch_has_the_same_window_of_as_many_rows_as_asked_for() -> None:
         list(range(70, 140)),
         list(range(140, 210)),
     ]
+
+
+@given(st.integers(1, 7), st.integers(1, 200), st.integers(1, 7))
+def test_an_epoch_of_text_begins_with_the_whole_windows_of_its_first_rows(
+    rows: int, length: int, batch_size: int
+) -> None:
+    examples = text_examples(rows, length)
+    shapes = [tuple(inputs.shape) for inputs, _ in examples.epoch(batch_size, np.random.default_rng(0))]
+    whole = examples.whole_batches(batch_size)
+    assert whole == length // 64
+    assert (
+        shapes[:whole] == [examples.batch_shape(batch_size)] * whole == [(min(rows, batch_size), 64)] * whole
+    )
+
+
+def test_the_masks_of_rows_are_drawn_at_once() -> None:
+    """A row at a time from left to right, not a window at a time: one array of draws for two rows, then one
+    for the third.
+    """
+    rng = np.random.default_rng(0)
+    expected = np.concatenate([rng.random((2, 150)), rng.random((1, 150))]) < 0.15
+    batches = [inputs for inputs, _ in text_examples().epoch(2, np.random.default_rng(0))]
+    masked = torch.cat([torch.cat(batches[:3], dim=1), torch.cat(batches[3:], dim=1)]) == 1000
+    np.testing.assert_array_equal(masked.numpy(), expected)
 
 
 def test_about_15_percent_of_the_tokens_become_mask_and_the_others_stay() -> None:

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heterofl_core.errors import InputError
-from heterofl_core.layers import Scaler, StaticBatchNorm2d, mask_logits, masked_cross_entropy, norm_layer
+from heterofl_core.layers import (
+    Scaler,
+    StaticBatchNorm2d,
+    dropout,
+    mask_logits,
+    masked_cross_entropy,
+    norm_layer,
+)
 
 EPS = 1e-5
 HELD = torch.tensor([True, True, False])
@@ -50,6 +57,30 @@ def test_the_scaler_does_nothing_in_evaluation() -> None:
 
 def test_the_scaler_of_the_global_model_does_nothing() -> None:
     assert torch.equal(Scaler(1.0).train()(images()), images())
+
+
+# Dropout
+
+
+def test_dropout_keeps_where_the_draw_reaches_the_rate_and_divides_by_the_share_that_is_kept() -> None:
+    """A draw of exactly the rate keeps: of draws from [0, 1), a share of the rate lies below it."""
+    x = torch.tensor([[1.0, -2.0, 3.0, 4.0]])
+    noise = torch.tensor([[0.0, 0.25, 0.2499, 0.999]])
+    torch.testing.assert_close(dropout(x, 0.25, noise), torch.tensor([[0.0, -8 / 3, 0.0, 16 / 3]]))
+
+
+def test_dropout_without_draws_or_at_the_rate_0_changes_nothing() -> None:
+    assert dropout(images(), 0.2, None).equal(images())
+    assert dropout(images(), 0.0, torch.rand_like(images())).equal(images())
+
+
+def test_dropout_leaves_the_mean_as_it_is_and_passes_gradients_where_it_keeps() -> None:
+    noise = torch.rand(100_000, generator=torch.Generator().manual_seed(0))
+    x = torch.ones(100_000, requires_grad=True)
+    kept = dropout(x, 0.2, noise)
+    assert abs(kept.mean().item() - 1) < 5 * math.sqrt(0.2 / 0.8 / 100_000)
+    (gradient,) = torch.autograd.grad(kept.sum(), [x])
+    torch.testing.assert_close(gradient, torch.where(noise < 0.2, 0.0, 1.25))
 
 
 # Norms

@@ -485,6 +485,7 @@ CHANGES: dict[str, Any] = {
     "momentum": 0,
     "weight_decay": 0,
     "clip_norm": 2,
+    "precision": "bf16",
     "eval_every": 3,
     "seed": 1,
 }

@@ -16,11 +16,12 @@ CORE = Path(provenance.__file__).parent
 NO_RESULT = {
     *("params", "traces", "errors", "files", "folders"),
     *("locks", "records", "checkpoints", "cost", "provenance"),
+    "estimate",  # by which `auto` chooses an engine, and a record says which
 }
 """Modules that a run uses and that cannot change its accuracy."""
 AROUND = {
     *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
-    *("status", "estimate", "timings", "verify", "report", "figures", "pages"),
+    *("status", "timings", "verify", "report", "figures", "pages", "speed"),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 

@@ -28,12 +28,18 @@ def norms_of(model: nn.Module) -> list[StaticBatchNorm2d]:
     return [layer for layer in model.modules() if isinstance(layer, StaticBatchNorm2d)]
 
 
+def add(moments: Moments, x: Tensor) -> None:
+    """Takes in a batch of shape (batch, channels, height, width)."""
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=1)
+    moments.add(x[:, 0].numel(), mean, variance)
+
+
 def test_moments_of_uneven_batches_are_those_of_all_values_together() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(100, 3, (17, 4, 2, 3)).astype(np.float32)
     moments = Moments()
     for part in np.split(x, [1, 9, 16]):
-        moments.add(torch.from_numpy(part))
+        add(moments, torch.from_numpy(part))
     mean, variance = moments.mean_and_variance()
     np.testing.assert_allclose(mean, x.mean(axis=(0, 2, 3), dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(variance, x.var(axis=(0, 2, 3), dtype=np.float64), rtol=1e-5)
@@ -41,10 +47,10 @@ def test_moments_of_uneven_batches_are_those_of_all_values_together() -> None:
 
 def test_moments_by_hand() -> None:
     moments = Moments()
-    moments.add(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1))
-    moments.add(torch.tensor([6.0]).reshape(1, 1, 1, 1))
+    add(moments, torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1))
+    moments.add(2, mean=torch.tensor([7.0]), variance=torch.tensor([2.0]))  # 6 and 8
     mean, variance = moments.mean_and_variance()
-    assert (mean.tolist(), variance.tolist()) == ([3.0], [pytest.approx(14 / 3)])
+    assert (mean.tolist(), variance.tolist()) == ([17 / 4], [pytest.approx(105 / 4 - (17 / 4) ** 2)])
 
 
 def test_the_first_layers_statistics_are_exact_whatever_the_batches() -> None:
@@ -116,12 +122,13 @@ def test_a_model_without_sbn_needs_no_data() -> None:
 
 def test_merged_moments_are_those_of_all_values_together() -> None:
     first, second, whole = Moments(), Moments(), Moments()
-    first.add(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1))
-    second.add(torch.tensor([6.0]).reshape(1, 1, 1, 1))
+    add(first, torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1))
+    add(second, torch.tensor([6.0, 8.0]).reshape(1, 1, 2, 1))
     for part in (first, Moments(), second):
         whole.merge(part)
     mean, variance = whole.mean_and_variance()
-    assert (whole.count, mean.tolist(), variance.tolist()) == (3, [3.0], [pytest.approx(14 / 3)])
+    assert (whole.count, mean.tolist()) == (4, [17 / 4])
+    assert variance.tolist() == [pytest.approx(105 / 4 - (17 / 4) ** 2)]
 
 
 def test_statistics_of_parts_put_together_are_those_of_one_pass_over_the_same_batches() -> None:

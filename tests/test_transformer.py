@@ -13,6 +13,7 @@ from heterofl_core.layers import Scaler
 from heterofl_core.levels import width_rate
 from heterofl_core.models import build_model
 from heterofl_core.selection import static_index
+from heterofl_core.sliceable import SliceableModel
 from heterofl_core.transformer import Attention
 
 LEVELS = list("abcde")
@@ -164,8 +165,13 @@ def test_heads_are_as_wide_as_the_level_says() -> None:
     assert widths == [32, 16, 8, 4, 2]
 
 
-def by_hand(values: dict[str, Tensor], tokens: Tensor, scale: float, width: int) -> Tensor:
-    """The forward pass without dropout; attention through PyTorch's own."""
+def by_hand(
+    values: dict[str, Tensor], tokens: Tensor, scale: float, width: int, noise: Tensor | None = None
+) -> Tensor:
+    """The forward pass; attention through PyTorch's own. Of the draws in `noise`, each dropout takes as many
+    as it has features, in the order in which the dropouts come; draws below 0.2 drop.
+    """
+    taken = 0
 
     def linear(x: Tensor, name: str) -> Tensor:
         return (x @ values[f"{name}.weight"].T + values[f"{name}.bias"]) / scale
@@ -178,9 +184,17 @@ def by_hand(values: dict[str, Tensor], tokens: Tensor, scale: float, width: int)
     def gelu(x: Tensor) -> Tensor:
         return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
+    def dropped(x: Tensor) -> Tensor:
+        nonlocal taken
+        if noise is None:
+            return x
+        draws = noise[:, :, taken : taken + x.shape[2]]
+        taken += x.shape[2]
+        return torch.where(draws < 0.2, 0.0, x / 0.8)
+
     length = tokens.shape[1]
     x = (values["token.weight"][tokens] + values["position.weight"][:length]) / scale
-    x = normed(x, "norm")
+    x = dropped(normed(x, "norm"))
     for layer in range(4):
         query, key, value = (
             linear(x, f"layers.{layer}.attention.{which}")
@@ -191,14 +205,15 @@ def by_hand(values: dict[str, Tensor], tokens: Tensor, scale: float, width: int)
         mixed = (
             F.scaled_dot_product_attention(query, key, value).permute(0, 2, 1, 3).reshape(-1, length, width)
         )
-        x = normed(x + linear(mixed, f"layers.{layer}.attention.output"), f"layers.{layer}.norm1")
-        hidden = gelu(linear(x, f"layers.{layer}.linear1"))
-        x = normed(x + linear(hidden, f"layers.{layer}.linear2"), f"layers.{layer}.norm2")
+        x = normed(x + dropped(linear(mixed, f"layers.{layer}.attention.output")), f"layers.{layer}.norm1")
+        hidden = dropped(gelu(linear(x, f"layers.{layer}.linear1")))
+        x = normed(x + dropped(linear(hidden, f"layers.{layer}.linear2")), f"layers.{layer}.norm2")
+    assert noise is None or taken == noise.shape[2]
     x = normed(gelu(linear(x, "decoder")), "decoder_norm")
     return x @ values["linear.weight"].T + values["linear.bias"]
 
 
-def without_dropout(scale: float = 1.0) -> nn.Module:
+def random_model(scale: float = 1.0) -> SliceableModel:
     """Level d with random norms and biases, in double precision."""
     torch.manual_seed(0)
     model = build_model("transformer", 1 / 8, scale=scale, num_tokens=WORDS).double()
@@ -206,9 +221,6 @@ def without_dropout(scale: float = 1.0) -> nn.Module:
         for value in model.parameters():
             if value.dim() == 1:
                 value.add_(torch.rand_like(value) - 0.3)
-    for layer in model.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0
     return model
 
 
@@ -222,7 +234,7 @@ def random_tokens(length: int = 64) -> Tensor:
 @pytest.mark.parametrize("length", [64, 7])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_forward_pass_agrees_with_the_one_written_out_by_hand(training: bool, length: int) -> None:
-    model = without_dropout(scale=0.25).train(training)
+    model = random_model(scale=0.25).train(training)
     expected = by_hand(dict(model.state_dict()), random_tokens(length), 0.25 if training else 1.0, width=32)
     assert expected.shape == (2, length, WORDS)
     torch.testing.assert_close(model(random_tokens(length)), expected, rtol=1e-9, atol=1e-9)
@@ -237,7 +249,7 @@ def test_every_position_has_a_logit_for_each_token_and_none_for_mask() -> None:
 
 def test_the_last_row_of_the_token_embedding_is_that_of_mask() -> None:
     """Another [MASK] row changes what a text with [MASK] gives, and nothing else."""
-    model = without_dropout().eval()
+    model = random_model().eval()
     masked, unmasked = torch.tensor([[3, WORDS, 5]]), torch.tensor([[3, 4, 5]])
     before = model(masked), model(unmasked)
     with torch.no_grad():
@@ -246,18 +258,44 @@ def test_the_last_row_of_the_token_embedding_is_that_of_mask() -> None:
     assert torch.equal(before[1], model(unmasked))
 
 
-def test_two_tenths_are_dropped_in_training_only() -> None:
-    """Behind the embedding, and three times in each layer."""
+def test_two_tenths_are_dropped_behind_the_embedding_and_three_times_in_each_layer() -> None:
+    model = random_model(scale=0.25).train()
+    (noise,) = model.noise(random_tokens(), torch.Generator().manual_seed(0))
+    expected = by_hand(dict(model.state_dict()), random_tokens(), 0.25, width=32, noise=noise)
+    torch.testing.assert_close(model(random_tokens(), noise), expected, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(expected, model(random_tokens()))
+
+
+def test_each_position_has_draws_of_its_own_for_each_of_the_13_dropouts() -> None:
+    """Level e: 16 features behind the embedding; in each of four layers 16, 32 hidden ones, and 16."""
     model = build_model("transformer", 1 / 16, num_tokens=WORDS)
-    assert {layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)} == {0.2}
-    seen: list[Tensor] = []
-    for layer in model.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.register_forward_hook(lambda *call: seen.append(call[2]))
-    tokens = random_tokens()
-    assert not torch.equal(model.train()(tokens), model(tokens))
-    assert len(seen) == 2 * 13
-    assert torch.equal(model.eval()(tokens), model(tokens))
+    (noise,) = model.noise(random_tokens(), torch.Generator().manual_seed(0))
+    assert noise.shape == (2, 64, 16 + 4 * (16 + 32 + 16))
+    assert noise.unique().numel() > 0.99 * noise.numel()  # float32 has few numbers enough for some ties
+    assert 0 <= noise.min() < noise.max() < 1
+    assert abs((noise < 0.2).double().mean().item() - 0.2) < 5 * math.sqrt(0.2 * 0.8 / noise.numel())
+
+
+def test_the_draws_follow_from_their_source_alone() -> None:
+    model = build_model("transformer", 1 / 16, num_tokens=WORDS)
+
+    def draws(seed: int) -> Tensor:
+        torch.rand(1)  # moves the global generator on
+        return model.noise(random_tokens(), torch.Generator().manual_seed(seed))[0]
+
+    assert torch.equal(draws(0), draws(0))
+    assert not torch.equal(draws(0), draws(1))
+    source = torch.Generator().manual_seed(0)
+    first, second = (model.noise(random_tokens(), source)[0] for _ in range(2))
+    assert torch.equal(first, draws(0))
+    assert not torch.equal(first, second)
+
+
+def test_without_draws_nothing_is_random_in_training_or_evaluation() -> None:
+    model = random_model()
+    for training in (True, False):
+        model.train(training)
+        assert torch.equal(model(random_tokens()), model(random_tokens()))
 
 
 def test_scalers_have_the_clients_scale() -> None:

@@ -1,0 +1,132 @@
+"""Local steps as programs: built once on a machine, kept in the cache, loaded in milliseconds.
+
+On a CPU, Inductor turns a step into C++ and a shared library (AOTInductor). On a GPU the step is captured
+as a CUDA graph, which starts all its kernels at once.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from heterofl_core.errors import InputError
+from heterofl_core.folders import cache_folder
+from heterofl_core.local_step import LocalStep, StepKind
+from heterofl_core.provenance import code_hash, processor
+
+Step = Callable[..., Any]
+"""What `LocalStep.__call__` takes and gives."""
+
+
+def compiler() -> str | None:
+    """The C++ compiler that Inductor would use, if there is one."""
+    return next(
+        filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))), None
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def program(key: str) -> Step:
+    """The program of a kind of steps, as JSON; built if it is not in the cache.
+
+    Raises:
+        InputError: it could not be built.
+    """
+    kind = StepKind.from_json(json.loads(key))
+    if kind.device == "cuda":
+        return captured(LocalStep(kind))
+    path = program_path(kind)
+    with FileLock(path.with_suffix(".lock")):  # two processes would build the same
+        if not path.exists():
+            build_elsewhere(kind, path)
+    return torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+
+
+def program_of(kind: StepKind) -> Step:
+    """The program of a kind of steps; see `program`."""
+    return program(json.dumps(kind.as_json(), sort_keys=True))
+
+
+def program_path(kind: StepKind) -> Path:
+    """Where the program is kept; its name tells what it depends on."""
+    depends = {"kind": kind.as_json(), "code": code_hash(), "torch": torch.__version__, "cpu": processor()}
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder() / "compiled"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{kind.arch}_{digest}.pt2"
+
+
+def build_elsewhere(kind: StepKind, path: Path) -> None:
+    """Builds a program in a process of its own: a compiler needs more memory than a client."""
+    command = [sys.executable, "-m", "heterofl_core.compiled", str(path)]
+    answer = subprocess.run(command, input=json.dumps(kind.as_json()), capture_output=True, text=True)
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(
+            f"engine 'compiled' cannot build a step of {kind.arch}: {reason}; use engine 'plain'"
+        )
+
+
+def build(kind: StepKind, path: Path) -> None:
+    """Builds a program for this CPU; the file appears when it is whole."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # slow to import, and needed only here
+
+    torch.set_num_threads(1)
+    step = LocalStep(kind)
+    placeholders = step.placeholders()
+    graph = make_fx(step)(*placeholders)
+    exported = torch.export.export(graph, placeholders, strict=False)
+    use_own_pooling()
+    new = path.with_name(f".{path.stem}-{os.getpid()}.pt2")
+    torch._inductor.aoti_compile_and_package(
+        exported, package_path=str(new), inductor_configs={"cpp.threads": 1}
+    )
+    new.replace(path)
+
+
+def use_own_pooling() -> None:
+    """Makes Inductor call PyTorch's own gradient of max-pooling: the one that it would write looks for the
+    largest of each window once for every pixel, and takes a third of the CNN's whole step.
+    """
+    from torch._inductor import decomposition, lowering
+
+    operator = torch.ops.aten.max_pool2d_with_indices_backward.default
+    lowering.lowerings.pop(operator, None)
+    decomposition.decompositions.pop(operator, None)
+    lowering.make_fallback(operator, warn=False)
+
+
+def captured(step: LocalStep) -> Step:
+    """The step as a CUDA graph, which works on tensors at fixed places: they are filled, and read."""
+    from torch.utils._pytree import tree_flatten, tree_map
+
+    places = tree_map(torch.clone, step.placeholders())
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # libraries choose their kernels before the capture
+        for _ in range(3):
+            step(*places)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step(*places)
+
+    def replay(*tensors: Any) -> Any:
+        torch._foreach_copy_(tree_flatten(places)[0], tree_flatten(tensors)[0])
+        graph.replay()
+        return tree_map(torch.clone, results)
+
+    return replay
+
+
+if __name__ == "__main__":
+    build(StepKind.from_json(json.load(sys.stdin)), Path(sys.argv[1]))
