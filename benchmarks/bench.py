@@ -114,9 +114,11 @@ def params_of(dataset: str, levels: str, precision: str = "fp32") -> RunParams:
     return run_params(dataset=dataset, levels=levels, local_epochs=1, precision=precision)
 
 
-def ways() -> list[Ours]:
-    """The ways of ours that this machine can go: compiled ones with a C++ compiler only."""
-    precisions = ("fp32", "bf16") if has_bf16() else ("fp32",)
+def ways(levels: str) -> list[Ours]:
+    """The ways of ours that this machine can go: compiled ones with a C++ compiler only, bfloat16 for the
+    largest model only, since narrower ones gain nothing.
+    """
+    precisions = ("fp32", "bf16") if has_bf16() and levels == "a" else ("fp32",)
     compiled = [Ours("compiled", precision) for precision in precisions] if compiler() else []
     return [Ours("plain", "fp32"), *compiled]
 
@@ -245,7 +247,7 @@ def training_seconds(dataset: str, levels: str, steps: int, repeats: int) -> dic
         return lambda: whole_round(seconds_of(round_of(1)), seconds_of(round_of(steps)), steps, all_steps)
 
     calls = {REFERENCE: line(reference_rounds(dataset, levels))}
-    calls |= {str(way): line(our_rounds(dataset, levels, way)) for way in ways()}
+    calls |= {str(way): line(our_rounds(dataset, levels, way)) for way in ways(levels)}
     return {name: Spread.of(seconds) for name, seconds in take_turns(calls, repeats).items()}
 
 
@@ -288,7 +290,7 @@ def evaluation_seconds(dataset: str, levels: str, repeats: int) -> dict[str, Spr
         "ours": lambda: seconds_of(lambda: evaluate(federation, weights)) / share,
     }
     found = {name: Spread.of(seconds) for name, seconds in take_turns(calls, repeats).items()}
-    return {REFERENCE: found[REFERENCE]} | {str(way): found["ours"] for way in ways()}
+    return {REFERENCE: found[REFERENCE]} | {str(way): found["ours"] for way in ways(levels)}
 
 
 # ---- The table.

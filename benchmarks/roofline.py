@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from benchmarks.bench import DATASETS, Ours, has_bf16, ways, write_machine, write_table
 from heterofl_core.clients import ClientTask, client_update
-from heterofl_core.cost import CLIENT_WORDS, model_cost
+from heterofl_core.cost import CLIENT_WORDS, cost_table, model_cost
 from heterofl_core.estimate import work_of
 from heterofl_core.executor import side_by_side
 from heterofl_core.levels import LEVELS, width_rate
@@ -266,7 +266,9 @@ def main() -> None:
     alone, together = peaks(1), peaks(joblib.cpu_count())
     columns = {f"{one.processes} processes": one.gflops | one.gbytes for one in (alone, together)}
     print(pd.DataFrame(columns).to_string(float_format="{:.0f}".format), flush=True)
-    rows = [row(dataset, level, way, alone) for dataset in DATASETS for level in LEVELS for way in ways()]
+    rows = [
+        row(dataset, level, way, alone) for dataset in DATASETS for level in LEVELS for way in ways(level)
+    ]
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
     write_machine("roofline", peaks=[asdict(alone), asdict(together)])
     print(f"written to {write_table('roofline', rows)}")
