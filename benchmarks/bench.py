@@ -412,10 +412,23 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def kept(datasets: Sequence[str], mixes: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the cases that are not measured now, if the same code measured them on the same machine."""
+    folder, now = outputs_folder() / "bench", provenance()
+    try:
+        before = json.loads((folder / "machine.json").read_text(encoding="utf-8"))["rounds"]
+        rows: list[dict[str, Any]] = pd.read_csv(folder / "rounds.csv").to_dict("records")  # type: ignore[assignment]
+    except (OSError, KeyError):
+        return []
+    if any(before[name] != now[name] for name in ("code_hash", "device", "versions")):
+        return []
+    return [row for row in rows if row["dataset"] not in datasets or row["levels"] not in mixes]
+
+
 def main() -> None:
-    """Measures all cases, prints each as it is there, and writes the table after each."""
+    """Measures all cases, prints each as it is there, and writes the table after each; rows of other cases stay."""
     asked = options()
-    rows: list[dict[str, Any]] = []
+    rows = kept(asked.datasets, asked.levels)
     if (load := os.getloadavg()[0]) > joblib.cpu_count() / 2:
         print(f"the machine is busy (load {load:.1f}); what follows is of little worth", file=sys.stderr)
     for dataset in asked.datasets:
