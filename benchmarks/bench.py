@@ -426,7 +426,7 @@ def kept(datasets: Sequence[str], mixes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measures all cases, prints each as it is there, and writes the table after each; rows of other cases stay."""
+    """Measures all cases, prints each as it is there, and writes the table after each."""
     asked = options()
     rows = kept(asked.datasets, asked.levels)
     if (load := os.getloadavg()[0]) > joblib.cpu_count() / 2:
