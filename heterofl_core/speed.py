@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from heterofl_core.errors import InputError
 from heterofl_core.folders import outputs_folder
 from heterofl_core.report import printed
 
 REFERENCE = "reference"
+MISSING = pd.DataFrame({"missing": ["`make bench` has not measured this here"]})
 
 
 def bench_folder() -> Path:
@@ -26,20 +26,17 @@ def bench_folder() -> Path:
 
 
 def measured(name: str) -> pd.DataFrame:
-    """A table of the benchmark.
-
-    Raises:
-        InputError: it has not been measured.
-    """
+    """A table of the benchmark; one that says so if it has not been measured."""
     path = bench_folder() / f"{name}.csv"
-    if not path.exists():
-        raise InputError(f"{path} is missing; `make bench` measures it")
-    return pd.read_csv(path)
+    return pd.read_csv(path) if path.exists() else MISSING
 
 
 def rounds(dataset: str) -> Styler:
     """Seconds of the reference and of our ways, and how many times as fast ours are, by mix and phase."""
-    table = measured("rounds").query("dataset == @dataset")
+    table = measured("rounds")
+    if table is MISSING:
+        return printed(table)
+    table = table.query("dataset == @dataset")
     texts = table["seconds"].map("{:.3g} s".format)
     ours = table["execution"] != REFERENCE
     texts[ours] += table.loc[ours, "ratio"].map(" (×{:.1f})".format)
@@ -57,6 +54,8 @@ def vocabularies() -> Styler:
 def ways() -> Styler:
     """Milliseconds of one core for a step of one client, each way beside the others."""
     table = measured("ways")
+    if table is MISSING:
+        return printed(table)
     table["model"] = table["arch"] + ", level " + table["level"]
     wide = table.pivot_table("core_ms", "way", "model")
     wide = wide.loc[table["way"].unique(), table["model"].unique()]
@@ -65,7 +64,10 @@ def ways() -> Styler:
 
 def roofline(execution: str) -> Styler:
     """What a step must do at least, its floor, and the share of it that was reached."""
-    table = measured("roofline").query("execution == @execution")
+    table = measured("roofline")
+    if table is MISSING:
+        return printed(table)
+    table = table.query("execution == @execution")
     columns = {
         "arch": "model",
         "level": "level",
@@ -83,6 +85,8 @@ def roofline(execution: str) -> Styler:
 
 def peaks() -> Styler:
     """The peaks of the machine, of one process and of as many as it has cores."""
+    if not machine("roofline"):
+        return printed(MISSING)
     columns: dict[str, Any] = {}
     for one in machine("roofline")["peaks"]:
         unit = {f"{name} (GFLOP/s)": value for name, value in one["gflops"].items()}
@@ -92,14 +96,17 @@ def peaks() -> Styler:
 
 
 def machine(part: str) -> dict[str, Any]:
-    """Where and when a part of the benchmark was measured."""
-    found: dict[str, Any] = json.loads((bench_folder() / "machine.json").read_text(encoding="utf-8"))[part]
-    return found
+    """Where and when a part of the benchmark was measured; empty if it was not."""
+    path = bench_folder() / "machine.json"
+    known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return known.get(part, {})
 
 
 def measured_on(part: str) -> str:
     """The same as a sentence."""
     found = machine(part)
+    if not found:
+        return "Not measured here yet."
     return (
         f"Measured on {found['device']} with torch {found['versions']['torch']}, "
         f"{found['date'][:10]}, commit {str(found['git_commit'])[:12]}"
