@@ -11,6 +11,7 @@ from torch import Tensor
 
 from heterofl_core import language, transformer
 from heterofl_core.clients import ClientUpdate, ModelCopy, client_update
+from heterofl_core.cost import CLIENT_WORDS
 from heterofl_core.errors import InputError
 from heterofl_core.examples import TextExamples
 from heterofl_core.executor import on_one_thread
@@ -197,7 +198,7 @@ def test_in_the_paper_a_client_has_one_row_of_327_windows_and_about_3000_words(
     assert task.sizes == {"num_tokens": 33_279}
     assert {rows.shape for rows in task.rows} == {(1, 20_886)}  # of 2.09 M tokens
     assert len(list(examples_of(task, 0).epoch(100, np.random.default_rng(0)))) == 327
-    assert 2500 < np.mean([len(words) for words in task.words]) < 4000
+    assert round(np.mean([len(words) for words in task.words])) == CLIENT_WORDS
     assert max(word for words in task.words for word in words) < 33_278  # never the unknown token
 
 
