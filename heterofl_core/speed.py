@@ -43,7 +43,7 @@ def rounds(dataset: str) -> Styler:
     wide = table.assign(text=texts).pivot_table("text", ["levels", "phase"], "execution", "first")
     order = table[["levels", "phase"]].drop_duplicates()
     wide = wide.loc[list(order.itertuples(index=False, name=None)), table["execution"].unique()]
-    return printed(wide.reset_index().rename_axis(columns=None))
+    return printed(wide.reset_index().rename_axis(columns=None)).format(na_rep="–")
 
 
 def vocabularies() -> Styler:
