@@ -24,23 +24,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import joblib
 import pandas as pd
-import torch
 
 from benchmarks.reference import Reference
+from benchmarks.results import has_bf16, write_machine, write_table
 from heterofl_core.compiled import compiler
 from heterofl_core.data import Images, load_images
 from heterofl_core.engines import Engine
 from heterofl_core.estimate import work_of
 from heterofl_core.examples import Examples, ImageExamples, TextExamples
 from heterofl_core.federation import Federation, Weights
-from heterofl_core.files import write_text
 from heterofl_core.folders import outputs_folder
 from heterofl_core.language import TEST_ROWS
 from heterofl_core.params import SEQUENCE_LENGTH, RunParams, run_params
@@ -350,47 +347,6 @@ def wide(rows: list[dict[str, Any]]) -> pd.DataFrame:
         line[row["execution"]] = text if row["execution"] == REFERENCE else f"{text} ×{row['ratio']:.1f}"
     index = pd.MultiIndex.from_tuples(lines, names=["dataset", "levels", "phase"])
     return pd.DataFrame(list(lines.values()), index=index)
-
-
-def write_table(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Writes a table to `outputs/bench/` as CSV, whole or not at all."""
-    path = outputs_folder() / "bench" / f"{name}.csv"
-    write_text(path, pd.DataFrame(rows).to_csv(index=False))
-    return path
-
-
-def write_machine(part: str, **more: Any) -> Path:
-    """Writes where and when a table was measured to `outputs/bench/machine.json`.
-
-    Args:
-        part: the table's name; what the file says of other tables stays.
-        more: what else belongs to the table, as JSON.
-    """
-    path = outputs_folder() / "bench" / "machine.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_text(path, json.dumps(known | {part: machine() | more}, indent=2) + "\n")
-    return path
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory, versions, commit and time, as JSON."""
-    return provenance() | {
-        "cores": joblib.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_mb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "bf16": has_bf16(),
-        "load": os.getloadavg()[0],  # of the last minute: about `cores` if nothing else ran
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
 
 
 def measure(dataset: str, levels: str, quick: bool) -> list[dict[str, Any]]:

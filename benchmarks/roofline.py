@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.bench import DATASETS, Ours, has_bf16, ways, write_machine, write_table
+from benchmarks.bench import DATASETS, Ours, ways
+from benchmarks.results import has_bf16, write_machine, write_table
 from heterofl_core.clients import ClientTask, client_update
 from heterofl_core.cost import CLIENT_WORDS, cost_table, model_cost
 from heterofl_core.estimate import work_of

@@ -1,6 +1,6 @@
 """Essentially different ways to execute the local steps of small models, and what each gives.
 
-    python benchmarks/ways.py
+    python -m benchmarks.ways
 
 Milliseconds of one core for one step of one client on a batch of 10, on made-up images. Prints a table and
 writes outputs/bench/ways.csv.
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.results import write_machine, write_table
+from heterofl_core.clients import autocast
 from heterofl_core.compiled import program_of
-from heterofl_core.files import write_text
-from heterofl_core.folders import outputs_folder
 from heterofl_core.levels import width_rate
 from heterofl_core.local_step import LocalStep, StepKind
 from heterofl_core.models import build_model
+from heterofl_core.vectorised import ON_CPU
 
 BATCH = 10
 MODELS = (("cnn", "e"), ("cnn", "c"), ("preresnet18", "e"))
 SHAPES = {"cnn": (1, 28, 28), "preresnet18": (3, 32, 32)}
-TOGETHER = 5  # clients that train together
 SECONDS = 1.0  # of each measurement
 REPEATS = 5
 
@@ -62,7 +62,7 @@ def plain(kind: StepKind, layout: torch.memory_format = torch.contiguous_format)
     labels = torch.randint(0, 10, kind.batch[:1])
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=kind.precision == "bf16"):
+        with autocast(kind.precision, kind.device):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
@@ -92,7 +92,7 @@ def functional(kind: StepKind, compiled: bool = False, matrices: bool = False) -
 
 def ways(arch: str, level: str) -> Iterator[tuple[str, int, int, Callable[[], Step]]]:
     """A description, threads, clients that one call serves, and what makes the call."""
-    one, five = kind_of(arch, level, 1), kind_of(arch, level, TOGETHER)
+    one, five = kind_of(arch, level, 1), kind_of(arch, level, ON_CPU)
     yield "plain loop, two threads", 2, 1, lambda: plain(one)
     yield "plain loop, one thread", 1, 1, lambda: plain(one)
     yield (
@@ -101,15 +101,15 @@ def ways(arch: str, level: str) -> Iterator[tuple[str, int, int, Callable[[], St
         1,
         lambda: plain(replace(one, precision="bf16"), torch.channels_last),
     )
-    yield "five clients together, convolutions in groups", 1, TOGETHER, lambda: functional(five)
+    yield "five clients together, convolutions in groups", 1, ON_CPU, lambda: functional(five)
     yield (
         "five clients together, convolutions as matrices",
         1,
-        TOGETHER,
+        ON_CPU,
         lambda: functional(five, matrices=True),
     )
     yield "whole step compiled", 1, 1, lambda: functional(one, compiled=True)
-    yield "whole step compiled, five clients together", 1, TOGETHER, lambda: functional(five, compiled=True)
+    yield "whole step compiled, five clients together", 1, ON_CPU, lambda: functional(five, compiled=True)
 
 
 def milliseconds(make: Callable[[], Step], threads: int) -> float:
@@ -142,11 +142,11 @@ def main() -> None:
         for arch, level in MODELS
         for way, threads, clients, make in ways(arch, level)
     ]
-    table = pd.DataFrame(rows)
-    folder = outputs_folder() / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "ways.csv", table.round(4).to_csv(index=False))
-    print(table.pivot_table("core_ms", "way", ["arch", "level"], sort=False).round(2).to_string())
+    write_table("ways", rows)
+    write_machine("ways")
+    print(
+        pd.DataFrame(rows).pivot_table("core_ms", "way", ["arch", "level"], sort=False).round(2).to_string()
+    )
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ in each."""
 
 @dataclass(frozen=True)
 class Engine:
-    """Attributes:
-    name: `plain` or `compiled`.
-    device: `cpu` or `cuda`.
+    """Who executes clients, and where.
+
+    Attributes:
+        name: `plain` or `compiled`.
+        device: `cpu` or `cuda`.
     """
 
     name: str

@@ -6,15 +6,19 @@ outputs/bench/roofline.csv   each step's floor on that machine
 outputs/bench/machine.json   the machine, versions and commit of each
 """
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 from heterofl_core.folders import outputs_folder
 from heterofl_core.report import printed
+
+Arguments = ParamSpec("Arguments")
 
 REFERENCE = "reference"
 MISSING = pd.DataFrame({"missing": ["`make bench` has not measured this here"]})
@@ -26,16 +30,31 @@ def bench_folder() -> Path:
 
 
 def measured(name: str) -> pd.DataFrame:
-    """A table of the benchmark; one that says so if it has not been measured."""
-    path = bench_folder() / f"{name}.csv"
-    return pd.read_csv(path) if path.exists() else MISSING
+    """A table of the benchmark.
+
+    Raises:
+        FileNotFoundError: it has not been measured.
+    """
+    return pd.read_csv(bench_folder() / f"{name}.csv")
 
 
+def or_missing(table: Callable[Arguments, Styler]) -> Callable[Arguments, Styler]:
+    """The same table, or one that says so if it has not been measured."""
+
+    @functools.wraps(table)
+    def shown(*arguments: Arguments.args, **named: Arguments.kwargs) -> Styler:
+        try:
+            return table(*arguments, **named)
+        except FileNotFoundError:
+            return printed(MISSING)
+
+    return shown
+
+
+@or_missing
 def rounds(dataset: str) -> Styler:
     """Seconds of the reference and of our ways, and how many times as fast ours are, by mix and phase."""
     table = measured("rounds")
-    if table is MISSING:
-        return printed(table)
     table = table.query("dataset == @dataset")
     texts = table["seconds"].map("{:.3g} s".format)
     ours = table["execution"] != REFERENCE
@@ -46,27 +65,26 @@ def rounds(dataset: str) -> Styler:
     return printed(wide.reset_index().rename_axis(columns=None)).format(na_rep="–")
 
 
+@or_missing
 def vocabularies() -> Styler:
     """What a client of WikiText2 receives in a round, with all words and with its own."""
     return printed(measured("vocabularies")).format(precision=1)
 
 
+@or_missing
 def ways() -> Styler:
     """Milliseconds of one core for a step of one client, each way beside the others."""
     table = measured("ways")
-    if table is MISSING:
-        return printed(table)
     table["model"] = table["arch"] + ", level " + table["level"]
     wide = table.pivot_table("core_ms", "way", "model")
     wide = wide.loc[table["way"].unique(), table["model"].unique()]
     return printed(wide.reset_index().rename_axis(columns=None)).format(precision=2)
 
 
+@or_missing
 def roofline(execution: str) -> Styler:
     """What a step must do at least, its floor, and the share of it that was reached."""
     table = measured("roofline")
-    if table is MISSING:
-        return printed(table)
     table = table.query("execution == @execution")
     columns = {
         "arch": "model",
@@ -83,10 +101,9 @@ def roofline(execution: str) -> Styler:
     return printed(shown).format("{:.3g}".format, subset=list(shown.select_dtypes("number")))
 
 
+@or_missing
 def peaks() -> Styler:
     """The peaks of the machine, of one process and of as many as it has cores."""
-    if not machine("roofline"):
-        return printed(MISSING)
     columns: dict[str, Any] = {}
     for one in machine("roofline")["peaks"]:
         unit = {f"{name} (GFLOP/s)": value for name, value in one["gflops"].items()}
@@ -96,16 +113,22 @@ def peaks() -> Styler:
 
 
 def machine(part: str) -> dict[str, Any]:
-    """Where and when a part of the benchmark was measured; empty if it was not."""
-    path = bench_folder() / "machine.json"
-    known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return known.get(part, {})
+    """Where and when a part of the benchmark was measured.
+
+    Raises:
+        FileNotFoundError: it was not.
+    """
+    known: dict[str, dict[str, Any]] = json.loads((bench_folder() / "machine.json").read_text("utf-8"))
+    if part not in known:
+        raise FileNotFoundError(f"machine.json says nothing of {part}")
+    return known[part]
 
 
 def measured_on(part: str) -> str:
     """The same as a sentence."""
-    found = machine(part)
-    if not found:
+    try:
+        found = machine(part)
+    except FileNotFoundError:
         return "Not measured here yet."
     return (
         f"Measured on {found['device']} with torch {found['versions']['torch']}, "

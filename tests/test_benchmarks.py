@@ -25,7 +25,7 @@ from heterofl_core.randomness import generator
 
 sys.path.append(str(ROOT))  # nothing installs the benchmarks
 
-from benchmarks import bench, reference, roofline
+from benchmarks import bench, reference, results, roofline
 from benchmarks.bench import REFERENCE, Ours, Spread
 from benchmarks.reference import Reference, TransformedImages, Windows
 
@@ -250,11 +250,11 @@ def test_the_printed_table_has_a_column_for_each_way() -> None:
 
 
 def test_tables_and_machine_are_written(outputs: Path) -> None:
-    path = bench.write_table("rounds", rows())
+    path = results.write_table("rounds", rows())
     assert path == outputs / "bench" / "rounds.csv"
     assert len(pd.read_csv(path)) == 6
-    bench.write_machine("rounds", quick=True)
-    written = pd.read_json(bench.write_machine("roofline"), typ="series")
+    results.write_machine("rounds", quick=True)
+    written = pd.read_json(results.write_machine("roofline"), typ="series")
     assert written["rounds"]["quick"]
     assert set(written["roofline"]) >= {"device", "cores", "memory_mb", "versions", "git_commit", "date"}
 
