@@ -16,6 +16,7 @@ Prints the peaks and the table, and writes `outputs/bench/roofline.csv`, with th
 Leave the machine alone meanwhile.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -268,10 +269,13 @@ def main() -> None:
     alone, together = peaks(1), peaks(joblib.cpu_count())
     columns = {f"{one.processes} processes": one.gflops | one.gbytes for one in (alone, together)}
     print(pd.DataFrame(columns).to_string(float_format="{:.0f}".format), flush=True)
-    rows = [row(dataset, level, way, alone) for dataset in DATASETS for level in SHOWN for way in ways(level)]
-    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
     write_machine("roofline", peaks=[asdict(alone), asdict(together)])
-    print(f"written to {write_table('roofline', rows)}")
+    rows = []
+    for dataset, level in itertools.product(DATASETS, SHOWN):
+        rows += [row(dataset, level, way, alone) for way in ways(level)]
+        table = write_table("roofline", rows)
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
+    print(f"written to {table}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from benchmarks.results import write_machine, write_table
 from heterofl_core.clients import autocast
 from heterofl_core.compiled import program_of
 from heterofl_core.levels import width_rate
-from heterofl_core.local_step import LocalStep, StepKind
+from heterofl_core.local_step import LocalStep, StepKind, together
 from heterofl_core.models import build_model
 from heterofl_core.vectorised import ON_CPU
 
@@ -81,7 +81,9 @@ def functional(kind: StepKind, compiled: bool = False, matrices: bool = False) -
             layer.__class__ = MatrixConvolution
     run = program_of(kind) if compiled else local
     tensors = list(local.placeholders())
-    tensors[2] = torch.randn_like(tensors[2])  # images: of zeros, which ReLU and pooling treat alike
+    start = build_model(kind.arch, **kind.options).state_dict()
+    tensors[0] = together([start] * kind.clients)
+    tensors[2] = torch.randn_like(tensors[2])
 
     def step() -> None:
         with torch.no_grad():
