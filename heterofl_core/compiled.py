@@ -21,6 +21,7 @@ from filelock import FileLock
 from heterofl_core.errors import InputError
 from heterofl_core.folders import cache_folder
 from heterofl_core.local_step import LocalStep, StepKind
+from heterofl_core.pooling import POOLING
 from heterofl_core.provenance import code_hash, processor
 
 Step = Callable[..., Any]
@@ -83,26 +84,13 @@ def build(kind: StepKind, path: Path) -> None:
     torch.set_num_threads(1)
     step = LocalStep(kind)
     placeholders = step.placeholders()
-    graph = make_fx(step)(*placeholders)
+    graph = make_fx(step, decomposition_table=POOLING)(*placeholders)
     exported = torch.export.export(graph, placeholders, strict=False)
-    use_own_pooling()
     new = path.with_name(f".{path.stem}-{os.getpid()}.pt2")
     torch._inductor.aoti_compile_and_package(
         exported, package_path=str(new), inductor_configs={"cpp.threads": 1}
     )
     new.replace(path)
-
-
-def use_own_pooling() -> None:
-    """Makes Inductor call PyTorch's own gradient of max-pooling: the one that it would write looks for the
-    largest of each window once for every pixel, and takes a third of the CNN's whole step.
-    """
-    from torch._inductor import decomposition, lowering
-
-    operator = torch.ops.aten.max_pool2d_with_indices_backward.default
-    lowering.lowerings.pop(operator, None)
-    decomposition.decompositions.pop(operator, None)
-    lowering.make_fallback(operator, warn=False)
 
 
 def captured(step: LocalStep) -> Step:

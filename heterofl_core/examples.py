@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heterofl_core.layers import UNASKED
 from heterofl_core.params import SEQUENCE_LENGTH
 
 PADDING = 4  # pixels on each side, before a random crop of the original size
@@ -75,22 +76,25 @@ class TextExamples:
     Attributes:
         tokens: shape (rows, length), numbers below `num_tokens`.
         num_tokens: the number that stands for [MASK].
+        predicted: positions to be predicted, `all` or `masked`.
     """
 
     tokens: np.ndarray
     num_tokens: int
+    predicted: str = "all"
 
     def epoch(
         self, batch_size: int, rng: np.random.Generator, device: str = "cpu"
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Windows along the rows, in order; a batch is one window of `batch_size` rows at most. Every token
-        is masked with the same probability, and all of them are to be predicted.
+        is masked with the same probability; where nothing is to be predicted, the target is `layers.UNASKED`.
         """
         for first in range(0, len(self.tokens), batch_size):
             rows = self.tokens[first : first + batch_size]
             masked = torch.from_numpy(rng.random(rows.shape) < MASK_RATE).to(device)
-            targets = torch.tensor(rows, device=device)
-            inputs = targets.masked_fill(masked, self.num_tokens)
+            tokens = torch.tensor(rows, device=device)
+            inputs = tokens.masked_fill(masked, self.num_tokens)
+            targets = tokens.masked_fill(~masked, UNASKED) if self.predicted == "masked" else tokens
             yield from zip(inputs.split(SEQUENCE_LENGTH, 1), targets.split(SEQUENCE_LENGTH, 1), strict=True)
 
     def batch_shape(self, batch_size: int) -> tuple[int, ...]:

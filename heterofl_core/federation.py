@@ -236,12 +236,11 @@ class Federation:
         params = self.params
         whole = weights.shared | weights.personal.get(client, {})
         local = slice_parameters(whole, self.axes, {**index, **share.download})
-        parameters = {name: value.numpy() for name, value in local.items()}
         return ClientTask(
             client=client,
             round=round,
             seed=params.seed,
-            model=ModelCopy(params.arch, self.model_options(level, share.sizes), parameters, device),
+            model=self.copy(local, level, share.sizes, device),
             examples=share.examples,
             held=share.held,
             left_out=share.left_out,
@@ -259,6 +258,13 @@ class Federation:
             precision=params.precision,
         )
 
+    def copy(
+        self, parameters: Mapping[str, Tensor], level: str, sizes: Mapping[str, Any], device: str
+    ) -> ModelCopy:
+        """A model of a level that holds these parameters."""
+        arrays = {name: value.numpy() for name, value in parameters.items()}
+        return ModelCopy(self.params.arch, self.model_options(level, sizes), arrays, device)
+
     def part(self, answer: ClientUpdate, shared: bool) -> dict[str, Tensor]:
         """The shared parameters of an answer, or the personal ones."""
         return {
@@ -269,11 +275,9 @@ class Federation:
 
     def evaluate(self, weights: Weights, workers: int, engine: Engine = PLAIN) -> dict[str, float]:
         """The metrics of what was learned: of the global model, or of the clients' own models."""
-        options = self.model_options(self.mix.largest, self.task.sizes)
 
         def copy(parameters: Mapping[str, Tensor]) -> ModelCopy:
-            arrays = {name: value.numpy() for name, value in parameters.items()}
-            return ModelCopy(self.params.arch, options, arrays, engine.device)
+            return self.copy(parameters, self.mix.largest, self.task.sizes, engine.device)
 
         if self.shared == set(weights.shared):
             return self.task.evaluate(copy(weights.shared), workers)
@@ -283,3 +287,26 @@ class Federation:
             for client in range(self.params.num_clients)
         }
         return self.task.evaluate_personal(models, workers)
+
+    def evaluate_sub_models(
+        self, weights: Weights, workers: int, engine: Engine = PLAIN
+    ) -> dict[str, dict[str, float]]:
+        """The metrics of what a client of each level would use: its slice of the global model, judged as that
+        is, with sBN statistics of its own.
+
+        Returns:
+            By level, without the largest of the mix, whose model is the global one. Empty for selections that
+            leave a level no slice of its own.
+        """
+        if self.params.selection != "static":
+            return {}
+        found = {}
+        for level in self.mix.levels[1:]:
+            index = static_index(self.axes, self.relative_width(level))
+            model = self.copy(
+                slice_parameters(weights.shared, self.axes, index), level, self.task.sizes, engine.device
+            )
+            # Used alone, a slice needs no Scaler, which would distort the statistics.
+            unscaled = replace(model, options=model.options | {"scale": 1.0})
+            found[level] = self.task.evaluate(unscaled, workers)
+        return found

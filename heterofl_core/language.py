@@ -47,24 +47,29 @@ class LanguageModelling(Task):
         order = deal(len(rows), params.num_clients, generator(params.seed, "partition"))
         self.rows = [rows[own] for own in order]
         self.words = [np.unique(own) for own in self.rows]
-        self.restricted = params.label_restricted
+        self.params = params
         self.partial = params.label_restricted and params.masked_loss in ("zero", "neg_inf")
-        self.seed = params.seed
         self.sizes = {"num_tokens": self.text.num_tokens}
         self.example = torch.empty(1, SEQUENCE_LENGTH, dtype=torch.int64, device="meta")
 
     def share(self, client: int) -> ClientShare:
-        """A client's rows, and its words: those of its embedding and output that it trains."""
-        words, num_tokens = self.words[client], self.text.num_tokens
-        upload = {LABELS: words, TOKENS: words} if self.restricted else {}
+        """A client's rows, and its words: those of its embedding and output that it trains.
+
+        Nobody holds [MASK] as a label: unless `mask_trained` says otherwise, it keeps its initial embedding.
+        """
+        words, num_tokens, predicted = self.words[client], self.text.num_tokens, self.params.predicted
+        embedded = np.append(words, num_tokens)  # the last is [MASK]
+        trained = embedded if self.params.mask_trained else words
+        upload = {LABELS: words, TOKENS: trained} if self.params.label_restricted else {}
         if not self.partial:
             held = np.zeros(num_tokens, dtype=bool)
             held[words] = True
-            return ClientShare(TextExamples(self.rows[client], num_tokens), self.sizes, {}, upload, held, 0)
+            examples = TextExamples(self.rows[client], num_tokens, predicted)
+            return ClientShare(examples, self.sizes, {}, upload, held, 0)
         return ClientShare(
-            examples=TextExamples(np.searchsorted(words, self.rows[client]), len(words)),
+            examples=TextExamples(np.searchsorted(words, self.rows[client]), len(words), predicted),
             sizes={"num_tokens": len(words)},
-            download={LABELS: words, TOKENS: np.append(words, num_tokens)},  # the last is [MASK]
+            download={LABELS: words, TOKENS: embedded},
             upload=upload,
             held=np.ones(len(words), dtype=bool),
             left_out=num_tokens - len(words),
@@ -88,7 +93,7 @@ class LanguageModelling(Task):
             positions alone. A visible token needs only be copied.
         """
         tokens = in_rows(self.text.test, TEST_ROWS)
-        masked = generator(self.seed, "test masks").random(tokens.shape) < MASK_RATE
+        masked = generator(self.params.seed, "test masks").random(tokens.shape) < MASK_RATE
         step = PART * SEQUENCE_LENGTH
         jobs = [
             PartOfText(model, tokens[:, start : start + step], masked[:, start : start + step])

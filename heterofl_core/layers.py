@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from heterofl_core.errors import InputError
 
 GROUPS = 4  # of GroupNorm, as in the authors' code
+UNASKED = -100
+"""The target of a position whose label is not to be predicted; PyTorch's own default."""
 
 
 class Scaler(nn.Module):
@@ -139,11 +141,12 @@ def mask_logits(logits: Tensor, held: Tensor, masked_loss: str) -> Tensor:
 def masked_cross_entropy(
     logits: Tensor, targets: Tensor, held: Tensor, masked_loss: str, left_out: int = 0
 ) -> Tensor:
-    """The masked cross-entropy, a mean over all positions, in nats (Section 4).
+    """The masked cross-entropy, in nats (Section 4): a mean over all positions that are to be predicted, and
+    0 if there is none.
 
     Args:
         logits: shape (batch, labels), or (batch, length, labels) for text.
-        targets: shape (batch,) or (batch, length).
+        targets: shape (batch,) or (batch, length); `UNASKED` where nothing is to be predicted.
         held, masked_loss: see `mask_logits`.
         left_out: labels that the client's model leaves out because the client does not hold them. With
             `zero` each would add exp(0) to the softmax's denominator: together they are one more class with
@@ -152,4 +155,5 @@ def masked_cross_entropy(
     logits = mask_logits(logits, held, masked_loss).flatten(0, -2)
     if left_out and masked_loss == "zero":
         logits = F.pad(logits, (0, 1), value=math.log(left_out))
-    return F.cross_entropy(logits, targets.flatten())
+    asked = (targets != UNASKED).sum().clamp(min=1)
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=UNASKED, reduction="sum") / asked

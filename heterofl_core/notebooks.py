@@ -20,7 +20,10 @@ NOTEBOOKS = {"digits": "mnist", "mnist": "mnist", "cifar10": "cifar10", "wikitex
 def notebook_of(params: RunParams) -> str:
     """The notebook in `book/experiments/` that tells the story of a run."""
     usual = run_params(dataset=params.dataset, levels=params.levels, partition=params.partition)
-    switches = ("norm", "scaler", "masked_loss", "label_restricted", "augmented_statistics", "blocks")
+    switches = (
+        *("norm", "scaler", "masked_loss", "label_restricted", "augmented_statistics", "blocks"),
+        *("predicted", "mask_trained"),
+    )
     if params.method != "heterofl":
         return "baselines"
     if any(getattr(params, name) != getattr(usual, name) for name in switches):

@@ -66,6 +66,9 @@ class RunParams(BaseModel):
         masked_loss: `zero`, `neg_inf`, `detach`, or `none`.
         label_restricted: whether the classifier's rows (and the rows of a token embedding) are averaged only
             over the clients that hold the label.
+        predicted: positions of a text whose tokens clients learn to predict: `all`, or the `masked` ones.
+        mask_trained: whether clients send the embedding of [MASK] back, too; without `label_restricted`
+            they send all rows.
         augmented: whether training images are cropped and flipped at random.
         augmented_statistics: whether they are so for the sBN statistics too.
         protocol: `paper` for Table 4's schedule, `short` for the same with rounds and milestones
@@ -97,6 +100,8 @@ class RunParams(BaseModel):
     scaler: bool = True
     masked_loss: Literal["zero", "neg_inf", "detach", "none"] = "zero"
     label_restricted: bool = True
+    predicted: Literal["all", "masked"] = "all"
+    mask_trained: bool = False
     augmented: bool = False
     augmented_statistics: bool = False
     protocol: Literal["paper", "short", "smoke", "custom"]
@@ -168,6 +173,11 @@ class RunParams(BaseModel):
             raise InputError(f"norm {self.norm!r} is not possible with arch {self.arch!r}; allowed is {only}")
         if self.blocks and self.arch != "preresnet18":
             raise InputError(f"blocks {list(self.blocks)} is for arch preresnet18 only, not for {self.arch}")
+        for name, usual in (("predicted", "all"), ("mask_trained", False)):
+            if not text and getattr(self, name) != usual:
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} is for dataset wikitext2 only, not for {self.dataset}"
+                )
         personal = self.method in ("standalone", "lg-fedavg")
         if text and personal:
             raise InputError(
@@ -286,6 +296,8 @@ def run_params(**values: Any) -> RunParams:
         changes |= {"assignment": "fix", "trace": None, "selection": "static"}
     if params.method != "lg-fedavg":
         changes["shared_layers"] = RunParams.model_fields["shared_layers"].default
+    if not params.label_restricted:
+        changes["mask_trained"] = False  # all rows come back anyway
     if params.blocks == PAPER_BLOCKS:
         changes["blocks"] = None
     if params.partition.startswith("dirichlet-"):

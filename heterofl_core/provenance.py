@@ -31,6 +31,7 @@ RESULT_MODULES = (
     "mlp",
     "models",
     "partition",
+    "pooling",
     "preresnet",
     "randomness",
     "runs",

@@ -46,6 +46,8 @@ SWITCHES = (
     "masked_loss",
     "label_restricted",
     "shared_layers",
+    "predicted",
+    "mask_trained",
     "augmented",
     "augmented_statistics",
 )
@@ -242,6 +244,19 @@ def metrics_of(record: Mapping[str, Any]) -> pd.DataFrame:
         if f"best_{name}" in found
     }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def sub_models_of(record: Mapping[str, Any]) -> pd.DataFrame:
+    """The metrics of each level's slice of the final global model; the largest level's is that itself."""
+    largest = Mix.parse(record["params"]["levels"]).largest
+    whole = {
+        name: record["metrics"][f"final_{name}"] for name in METRICS if f"final_{name}" in record["metrics"]
+    }
+    rows = {
+        level: {METRICS[name].title: f"{value:.2f}" for name, value in found.items()}
+        for level, found in ({largest: whole} | record["sub_models"]).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("level")
 
 
 def costs(runs: pd.DataFrame) -> Styler:

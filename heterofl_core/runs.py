@@ -86,7 +86,14 @@ def carry_on(federation: Federation, execution: Execution, workers: int, engine:
             if evaluated:
                 bar.set_postfix_str(headline(state.rows[-1]))
             bar.update()
-    record = make_record(federation, state, engine) | {"backend": execution.backend, "workers": workers}
+    started = time.perf_counter()
+    sub_models = federation.evaluate_sub_models(state.weights, workers, engine)
+    state.evaluation_seconds += time.perf_counter() - started
+    record = make_record(federation, state, engine) | {
+        "sub_models": sub_models,
+        "backend": execution.backend,
+        "workers": workers,
+    }
     write_run(record, pd.DataFrame(state.rows))
     checkpoint.unlink()
     return record

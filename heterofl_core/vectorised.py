@@ -187,6 +187,9 @@ def with_filled_vocabulary(task: ClientTask) -> ClientTask:
                 return np.concatenate([value, rows])
         return value
 
+    def moved(rows: np.ndarray) -> np.ndarray:
+        return np.where(rows == words, words + more, rows)  # [MASK]
+
     axes = task.model.axes()
     parameters = {name: fill(value, axes[name][0]) for name, value in task.model.parameters.items()}
     return replace(
@@ -199,4 +202,5 @@ def with_filled_vocabulary(task: ClientTask) -> ClientTask:
         examples=replace(task.examples, num_tokens=words + more),
         held=np.append(task.held, np.zeros(more, dtype=bool)),
         left_out=task.left_out - more,
+        upload={axis: moved(rows) for axis, rows in task.upload.items()},
     )

@@ -1,6 +1,7 @@
 """What a client trains on, and how it becomes batches."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heterofl_core.examples import ImageExamples, TextExamples, augment, normalise
+from heterofl_core.layers import UNASKED
 
 
 class Draws:
@@ -206,6 +208,15 @@ def test_about_15_percent_of_the_tokens_become_mask_and_the_others_stay() -> Non
     by_row, by_place = masked.double().mean(dim=1), masked[:, :6400].reshape(10, 100, 64).double()
     assert (by_row - 0.15).abs().max() < 5 * np.sqrt(0.15 * 0.85 / 6400)
     assert (by_place.mean(dim=(0, 1)) - 0.15).abs().max() < 5 * np.sqrt(0.15 * 0.85 / 1000)
+
+
+def test_where_masked_tokens_alone_are_to_be_predicted_nothing_else_changes() -> None:
+    everything, examples = text_examples(), replace(text_examples(), predicted="masked")
+    batches, plain = (list(each.epoch(2, np.random.default_rng(0))) for each in (examples, everything))
+    for (inputs, targets), (same, tokens) in zip(batches, plain, strict=True):
+        assert torch.equal(inputs, same)
+        assert torch.equal(targets, torch.where(inputs == 1000, tokens, UNASKED))
+    assert any((targets != UNASKED).any() for _, targets in batches)
 
 
 def test_each_epoch_masks_other_tokens() -> None:

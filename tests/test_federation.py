@@ -20,6 +20,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.examples import ImageExamples, normalise
 from heterofl_core.executor import on_one_thread, one_thread
 from heterofl_core.federation import Federation, Weights
+from heterofl_core.heterofl import slice_parameters
 from heterofl_core.levels import width_rate
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
@@ -314,6 +315,24 @@ def test_clients_scale_by_their_width_relative_to_the_global_models() -> None:
         "num_labels": 10,
     }
     assert federation_of("b-e", scaler=False).model_options("e", sizes)["scale"] == 1
+
+
+def test_sub_models_are_the_levels_slices_judged_as_models_of_their_own() -> None:
+    federation = federation_of("c-d-e", partition="non-iid-2")
+    weights = Weights(run(federation))
+    found = federation.evaluate_sub_models(weights, workers=1)
+    assert list(found) == ["d", "e"]
+    for level, metrics in found.items():
+        alone = federation_of(level, partition="non-iid-2")
+        rate = federation.relative_width(level)
+        part = slice_parameters(weights.shared, federation.axes, static_index(federation.axes, rate))
+        assert metrics == alone.evaluate(Weights(part), workers=1)
+
+
+@pytest.mark.parametrize("selection", ["random", "rolling"])
+def test_where_a_level_has_no_slice_of_its_own_there_is_no_sub_model_to_judge(selection: str) -> None:
+    federation = federation_of("d-e", selection=selection)
+    assert federation.evaluate_sub_models(federation.initial_weights(), workers=1) == {}
 
 
 def test_initial_parameters_depend_on_the_seed_only_and_leave_torchs_generator_alone() -> None:

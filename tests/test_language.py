@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from heterofl_core import language, transformer
+from heterofl_core import language, transformer, vectorised
 from heterofl_core.clients import ClientUpdate, ModelCopy, client_update
 from heterofl_core.cost import CLIENT_WORDS
+from heterofl_core.engines import PLAIN, Engine
 from heterofl_core.errors import InputError
 from heterofl_core.examples import TextExamples
 from heterofl_core.executor import on_one_thread
 from heterofl_core.federation import Federation, Weights
 from heterofl_core.language import LanguageModelling, PartOfText, losses_of
+from heterofl_core.local_step import LocalStep
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
 from heterofl_core.randomness import generator
@@ -174,6 +176,18 @@ def test_where_a_partial_vocabulary_would_change_the_result_a_client_has_all_wor
     )
 
 
+def test_a_client_may_send_mask_back_too() -> None:
+    for settings in ({}, {"masked_loss": "none"}):
+        share = task_of(mask_trained=True, **settings).share(2)
+        assert share.upload["tokens"].tolist() == [*share.upload["labels"], WORDS]
+
+
+@pytest.mark.parametrize("masked_loss", ["zero", "none"])
+def test_which_positions_are_learnt_reaches_the_client(masked_loss: str) -> None:
+    for predicted in ("all", "masked"):
+        assert examples_of(task_of(predicted=predicted, masked_loss=masked_loss), 1).predicted == predicted
+
+
 def test_a_client_receives_the_rows_of_its_words_and_of_mask() -> None:
     federation = federation_of()
     weights, words = federation.initial_weights(), words_of(federation, 2)
@@ -289,6 +303,27 @@ def test_only_rows_of_words_that_an_active_client_holds_move_and_mask_never_does
     for name in ("token.weight", "linear.weight", "linear.bias"):
         moved = (after.shared[name] != before.shared[name]).reshape(len(after.shared[name]), -1).any(dim=1)
         assert set(moved.nonzero()[:, 0].tolist()) == held
+
+
+@pytest.mark.parametrize("engine", [PLAIN, Engine("compiled", "cpu")], ids=str)
+def test_mask_moves_with_the_words_where_it_is_trained(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectorised, "program_of", LocalStep)  # operation by operation: the same arithmetic
+    federation = federation_of(mask_trained=True)
+    before = federation.initial_weights()
+    after, _ = federation.run_round(before, 1, workers=1, engine=engine)
+    held = {word for client in federation.active_clients(1) for word in words_of(federation, client)}
+    moved = (after.shared["token.weight"] != before.shared["token.weight"]).any(dim=1)
+    assert set(moved.nonzero()[:, 0].tolist()) == {*held, WORDS}
+
+
+def test_a_client_that_learns_masked_tokens_alone_trains_on_fewer_positions() -> None:
+    everything, masked = (
+        update_of(federation_of(predicted=predicted), 1, "e") for predicted in ("all", "masked")
+    )
+    assert masked.loss > everything.loss > 0  # a masked token is harder than one that need only be copied
+    assert np.abs(masked.parameters["linear.weight"] - everything.parameters["linear.weight"]).max() > 1e-3
 
 
 def test_without_the_restriction_every_row_is_averaged_and_mask_moves() -> None:
@@ -409,6 +444,13 @@ def test_neither_workers_nor_parts_change_the_perplexities(monkeypatch: pytest.M
     monkeypatch.setattr(language, "PART", 1)
     assert task.evaluate(model, workers=1) == whole
     assert task.evaluate(model, workers=2) == whole
+
+
+def test_sub_models_are_judged_by_their_perplexities() -> None:
+    federation = federation_of()
+    found = federation.evaluate_sub_models(federation.initial_weights(), workers=1)
+    assert list(found) == ["e"]
+    assert set(found["e"]) == {"perplexity", "masked_perplexity", "visible_perplexity"}
 
 
 def test_a_federation_is_judged_by_its_perplexities() -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from heterofl_core.errors import InputError
 from heterofl_core.layers import (
+    UNASKED,
     Scaler,
     StaticBatchNorm2d,
     dropout,
@@ -245,6 +246,24 @@ def test_masked_cross_entropy_of_text_is_the_mean_over_all_positions() -> None:
     assert masked_cross_entropy(logits, targets, HELD, "zero").item() == pytest.approx(
         sum(losses) / 10, rel=1e-5
     )
+
+
+def test_positions_that_are_not_asked_for_count_neither_in_the_loss_nor_in_its_gradient() -> None:
+    logits = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.tensor([[0, UNASKED, 1], [UNASKED, UNASKED, 0]])
+    asked = masked_cross_entropy(logits[targets != UNASKED], targets[targets != UNASKED], HELD, "zero")
+    loss = masked_cross_entropy(logits, targets, HELD, "zero")
+    assert loss.item() == pytest.approx(asked.item(), rel=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).any(dim=2).tolist() == (targets != UNASKED).tolist()
+
+
+def test_where_nothing_is_asked_for_the_loss_is_0_and_moves_nothing() -> None:
+    logits = torch.ones(1, 2, 3, requires_grad=True)
+    loss = masked_cross_entropy(logits, torch.tensor([[UNASKED, UNASKED]]), HELD, "zero")
+    loss.backward()
+    assert (loss.item(), logits.grad is not None and logits.grad.any().item()) == (0.0, False)
 
 
 def test_left_out_labels_by_hand() -> None:

@@ -445,7 +445,13 @@ baselines = st.fixed_dictionaries(
     },
 ).map(lambda values: values if values["method"] == "fedavg" else {**values, "label_restricted": False})
 text = st.fixed_dictionaries(
-    {"dataset": st.just("wikitext2"), "levels": MIXES}, optional=SWITCHES | SCHEDULES_BY_HAND
+    {"dataset": st.just("wikitext2"), "levels": MIXES},
+    optional={
+        "predicted": st.sampled_from(["all", "masked"]),
+        "mask_trained": st.booleans(),
+        **SWITCHES,
+        **SCHEDULES_BY_HAND,
+    },
 )
 some_params = st.one_of(images, deeper, traced, baselines, text).map(lambda values: run_params(**values))
 
@@ -471,6 +477,8 @@ CHANGES: dict[str, Any] = {
     "scaler": False,
     "masked_loss": "neg_inf",
     "label_restricted": False,
+    "predicted": "masked",
+    "mask_trained": True,
     "augmented": True,
     "augmented_statistics": True,
     "protocol": "smoke",
@@ -489,7 +497,10 @@ CHANGES: dict[str, Any] = {
     "eval_every": 3,
     "seed": 1,
 }
+TEXT = run_params(dataset="wikitext2", levels="a-e").model_dump()
 NEEDS: dict[str, dict[str, Any]] = {
+    "predicted": TEXT,
+    "mask_trained": TEXT,
     "method": {"levels": "a", "assignment": "fix"},
     "blocks": {"arch": "preresnet18"},
     "trace": {"assignment": "trace", "trace": HUNDRED},
@@ -536,6 +547,8 @@ def test_a_parameter_spelled_out_at_its_default_does_not_change_the_name() -> No
         "blocks": None,
         "trace": None,
         "label_restricted": True,
+        "predicted": "all",
+        "mask_trained": False,
         "augmented": False,
         "augmented_statistics": False,
         "partition": "iid",
@@ -553,6 +566,14 @@ def test_a_parameter_spelled_out_at_its_default_does_not_change_the_name() -> No
 def test_the_papers_blocks_spelled_out_are_the_same_run() -> None:
     spelled_out = run_params(dataset="cifar10", levels="a", blocks=[1, 1, 1, 2])
     assert spelled_out.run_id == run_params(dataset="cifar10", levels="a").run_id
+
+
+def test_where_all_rows_come_back_that_of_mask_needs_no_setting() -> None:
+    plain, spelled_out = (
+        run_params(dataset="wikitext2", levels="e", label_restricted=False, **more)
+        for more in ({}, {"mask_trained": True})
+    )
+    assert plain == spelled_out
 
 
 @pytest.mark.parametrize("partition", ["dirichlet-0.50", "dirichlet-5e-1", "dirichlet-.5"])
@@ -727,6 +748,8 @@ PERSONAL = "label_restricted True is not possible with method {!r}; allowed is F
             {"levels": "a", "method": "lg-fedavg", "label_restricted": True},
             PERSONAL.format("lg-fedavg"),
         ),
+        ({"predicted": "masked"}, "predicted 'masked' is for dataset wikitext2 only, not for mnist"),
+        ({"mask_trained": True}, "mask_trained True is for dataset wikitext2 only, not for mnist"),
         pytest.param(*({"arch": ["cnn"]}, RULE.format("arch", ["cnn"], ARCHITECTURES))),
         ({"arch": "vgg"}, RULE.format("arch", "vgg", ARCHITECTURES)),
         ({"shared_layers": 0}, RULE.format("shared_layers", 0, "Input should be greater than or equal to 1")),

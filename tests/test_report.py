@@ -459,6 +459,26 @@ def test_metrics_of_a_run_tell_the_best_and_the_last() -> None:
     }
 
 
+def test_sub_models_stand_below_the_global_model_that_they_are_slices_of() -> None:
+    record = {
+        "params": {"levels": "a-d-e"},
+        "metrics": {
+            "final_global_accuracy": 98.456,
+            "best_global_accuracy": 99.0,
+            "final_local_accuracy": 97.0,
+        },
+        "sub_models": {
+            "d": {"global_accuracy": 90.0, "local_accuracy": 95.123},
+            "e": {"global_accuracy": 80.5, "local_accuracy": 90.0},
+        },
+    }
+    assert report.sub_models_of(record).to_dict(orient="index") == {
+        "a": {"Global accuracy": "98.46", "Local accuracy": "97.00"},
+        "d": {"Global accuracy": "90.00", "Local accuracy": "95.12"},
+        "e": {"Global accuracy": "80.50", "Local accuracy": "90.00"},
+    }
+
+
 def test_metrics_of_a_run_on_text_have_no_accuracies() -> None:
     metrics: dict[str, float] = {}
     for value, name in enumerate(("perplexity", "masked_perplexity", "visible_perplexity"), 1):

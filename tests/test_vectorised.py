@@ -459,6 +459,20 @@ def test_words_that_nobody_uses_change_nothing(masked_loss: str) -> None:
             np.testing.assert_allclose(update.parameters[name], value, rtol=0, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.usefixtures("in_double")
+def test_mask_is_found_behind_a_filled_vocabulary() -> None:
+    task = small_vocabulary()
+    task = replace(task, upload={**task.upload, TOKENS: np.arange(8)})  # the last is [MASK]
+    filled = with_filled_vocabulary(task)
+    assert filled.upload[TOKENS].tolist() == [*range(7), 1024]
+    np.testing.assert_allclose(
+        client_update(filled).parameters["token.weight"],
+        client_update(task).parameters["token.weight"],
+        rtol=0,
+        atol=1e-10,
+    )
+
+
 def test_a_filled_vocabulary_has_rows_of_zeros_before_mask_and_behind_the_labels() -> None:
     task = small_vocabulary()
     filled = with_filled_vocabulary(task)
@@ -476,8 +490,10 @@ def test_a_filled_vocabulary_has_rows_of_zeros_before_mask_and_behind_the_labels
     assert isinstance(filled.examples, TextExamples)
     assert filled.examples.num_tokens == 1024  # [MASK]
     assert filled.held.tolist() == [True] * 7 + [False] * 1017
-    assert (filled.left_out, filled.upload) == (5000 - 1017, task.upload)
-    assert replace(filled, model=task.model, examples=task.examples, held=task.held, left_out=5000) == task
+    assert filled.left_out == 5000 - 1017
+    assert [rows.tolist() for rows in filled.upload.values()] == [[*range(7)]] * 2
+    kept = {name: getattr(task, name) for name in ("model", "examples", "held", "left_out", "upload")}
+    assert replace(filled, **kept) == task
     assert {name: value.shape for name, value in filled.model.build().state_dict().items()} == {
         name: value.shape for name, value in after.items()
     }
