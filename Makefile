@@ -7,9 +7,11 @@ PIP_OPTIONS ?=
 BIN := .venv/bin
 EXTRAS := train,book,pipeline,cluster,dev
 CORE := $(BIN)/python -m heterofl_core
+HOURS ?= 1
+PLAN ?= cpu
 
 
-.PHONY: help quickstart run book study status test smoke survive bench lint lock clean
+.PHONY: help quickstart run book study results status test smoke survive bench lint lock clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -34,6 +36,9 @@ book: .venv/installed ## Builds the book from the records in outputs/; trains no
 
 study: .venv/installed ## Does a whole study, and the book with it; resumes: make study STUDY=table5 P="--profile slurm"
 	$(CORE) pipeline $(STUDY) $(P)
+
+results: .venv/installed ## Fills the study for some hours, the most telling runs first: make results HOURS=2 PLAN=cpu
+	$(CORE) results --hours $(HOURS) --plan $(PLAN)
 
 status: .venv/installed ## Says how far a study is: done, running, failed, missing, time left: make status STUDY=table5
 	@$(CORE) status $(STUDY) $(P)

@@ -112,10 +112,10 @@ def params_of(dataset: str, levels: str, precision: str = "fp32") -> RunParams:
 
 
 def ways(levels: str) -> list[Ours]:
-    """The ways of ours that this machine can go: compiled ones with a C++ compiler only, bfloat16 for the
-    largest model only, since narrower ones gain nothing.
+    """The ways of ours that this machine can go: compiled ones with a C++ compiler only, bfloat16
+    where a client has the largest model, since narrower ones gain nothing.
     """
-    precisions = ("fp32", "bf16") if has_bf16() and levels == "a" else ("fp32",)
+    precisions = ("fp32", "bf16") if has_bf16() and levels[0] == "a" else ("fp32",)
     compiled = [Ours("compiled", precision) for precision in precisions] if compiler() else []
     return [Ours("plain", "fp32"), *compiled]
 

@@ -4,6 +4,7 @@ run       one run, without Jupyter
 notebook  one run through its papermill notebook, which then is a page of the book
 study     all runs of a study that are not done yet, one after the other, without Jupyter
 pipeline  whole studies through Snakemake, here or on a cluster, and the book with them
+results   runs of a plan, the most telling first, for some hours; may be stopped at any moment
 status    how far studies are: done, running, failed, missing, and the time left
 verify    the first rounds of a finished run again, compared with its record
 collect   all records into outputs/results.csv
@@ -58,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     one.add_argument("--snakemake", default="", help="more options for Snakemake, such as '--until results'")
     one.set_defaults(command=pipeline)
+    one = commands.add_parser("results", help=results.__doc__)
+    one.add_argument("--plan", default="cpu", help="a name in params/plans/, or a YAML file")
+    one.add_argument("--hours", type=float, default=1.0, help="of this machine; 1 unless given")
+    one.set_defaults(command=results)
     one = commands.add_parser("status", help=status.__doc__)
     one.add_argument("studies", nargs="*", help="names in params/studies/, or YAML files; all unless given")
     add_settings(one)
@@ -176,6 +181,14 @@ def pipeline(options: argparse.Namespace) -> None:
     sys.stdout.flush()
     dry = ["--dry-run"] if options.dry_run else []
     os.execv(command[0], [*command, *dry, *shlex.split(options.snakemake)])
+
+
+def results(options: argparse.Namespace) -> None:
+    """runs of a plan, the most telling first, for some hours"""
+    from heterofl_core.results import work_off
+
+    done = work_off(options.plan, options.hours)
+    print(f"{len(done)} runs done")
 
 
 def status(options: argparse.Namespace) -> None:

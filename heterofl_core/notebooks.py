@@ -11,7 +11,7 @@ from heterofl_core.folders import BOOK, ROOT
 from heterofl_core.locks import locked
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path
-from heterofl_core.settings import split_settings
+from heterofl_core.settings import split_settings, telling
 
 NOTEBOOKS = {"digits": "mnist", "mnist": "mnist", "cifar10": "cifar10", "wikitext2": "wikitext2"}
 """For each data set the notebook in `book/experiments/` of the paper's own setting."""
@@ -31,6 +31,17 @@ def notebook_of(params: RunParams) -> str:
     if params.assignment == "fix" and usual.assignment == "dynamic":
         return "interpolation"
     return NOTEBOOKS[params.dataset]
+
+
+def papermill_command(params: RunParams) -> str:
+    """The shell command that has papermill execute the notebook of a run, anew even if it is recorded."""
+    lines = [f"papermill book/experiments/{notebook_of(params)}.ipynb run.ipynb -p force True"]
+    for name, value in telling(params).items():
+        if isinstance(value, list):  # papermill's -p takes no lists
+            lines.append(f"    -y '{{{name}: {value}}}'")
+        else:
+            lines.append(f"    -p {name} {value}")
+    return " \\\n".join(lines)
 
 
 def run_notebook(values: Mapping[str, Any]) -> Path | None:

@@ -1,35 +1,63 @@
 """The book: executed notebooks as its pages, and its build."""
 
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
+from heterofl_core.badges import write_badges
 from heterofl_core.errors import InputError
+from heterofl_core.evidence import state
 from heterofl_core.files import write_text
 from heterofl_core.folders import BOOK
 from heterofl_core.locks import locked
+from heterofl_core.notebooks import notebook_of, papermill_command
+from heterofl_core.params import RunParams
 from heterofl_core.records import all_records, collect, executed_path
 from heterofl_core.report import title_of
 
+EXAMPLE = re.compile(r"```bash\n.*?```", re.DOTALL)
+"""In a notebook's first cell, the command that executes it."""
+
+
+def featured(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of each experiment's runs the one that tells most: of today's code, with many rounds.
+
+    All others have a page with their numbers (`run_pages`); their executed notebooks stay in `outputs/`.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for record in sorted(records, key=lambda record: (state(record) != "stale", record["rounds_done"])):
+        if executed_path(record["run_id"]).exists():  # not by a run without Jupyter
+            found[notebook_of(RunParams.model_validate(record["params"]))] = record
+    return list(found.values())
+
 
 def copy_pages() -> list[Path]:
-    """Puts the executed notebooks into the book, each under a title that says which run it is."""
+    """Puts the featured notebooks into the book, each under a title that says which run it is, and with the
+    command that executes it again.
+    """
     folder = BOOK / "executed"
     shutil.rmtree(folder, ignore_errors=True)
     pages = []
-    for record in all_records():
+    for record in featured(all_records()):
         source = executed_path(record["run_id"])
-        if not source.exists():  # a run without Jupyter
-            continue
         notebook = nbformat.read(source, as_version=4)
-        _, _, rest = notebook.cells[0].source.partition("\n")  # behind the heading
-        notebook.cells[0].source = f"# {title_of(record['params'])}\n{rest}"
+        notebook.cells[0].source = introduction(notebook.cells[0].source, record["params"])
         pages.append(folder / source.name)
         write_text(pages[-1], nbformat.writes(notebook))
     return pages
+
+
+def introduction(text: str, params: Mapping[str, Any]) -> str:
+    """A notebook's first cell, for one run: its title, and the command with its parameters."""
+    _, _, rest = text.partition("\n")  # behind the heading
+    command = papermill_command(RunParams.model_validate(params))
+    return f"# {title_of(params)}\n" + EXAMPLE.sub(lambda _: f"```bash\n{command}\n```", rest)
 
 
 def build_book() -> Path:
@@ -43,6 +71,7 @@ def build_book() -> Path:
     """
     with locked("book"):
         collect()
+        write_badges()
         copy_pages()
         # Sphinx does not see that outputs/ changed: --all reads every page anew
         options = ["--all", "--warningiserror", "--nitpick", "--keep-going", "--quiet"]

@@ -9,32 +9,13 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from heterofl_core.folders import PARAMS
+from heterofl_core.evidence import state
 from heterofl_core.levels import Mix
+from heterofl_core.paper import BASELINES, CELLS, paper_value
 from heterofl_core.params import SCHEDULE, SCHEDULES, RunParams, planned_schedule, run_params
-from heterofl_core.provenance import code_hash
-from heterofl_core.records import METRICS, all_records, executed_path, read_rounds, results_table
+from heterofl_core.records import METRICS, all_records, read_rounds, results_table
 from heterofl_core.status import STATES
-
-PAPER_CELLS = {
-    ("iid", "global_accuracy"): "iid_global_accuracy",
-    ("non-iid-2", "local_accuracy"): "noniid_local_accuracy",
-    ("non-iid-2", "global_accuracy"): "noniid_global_accuracy",
-    ("iid", "perplexity"): "iid_global_perplexity",
-}
-"""The result columns of Tables 5 to 7."""
-
-PAPER_TABLES = {
-    "mnist": "table5_mnist.csv",
-    "cifar10": "table6_cifar10.csv",
-    "wikitext2": "table7_wikitext2.csv",
-}
-
-PAPER_CLIENTS = {"num_clients": 100, "participation": 0.1}
-"""How many clients the paper has, and the share that is active in a round."""
-
-PAPER_BASELINES = {"standalone": "Standalone", "fedavg": "FedAvg", "lg-fedavg": "LG-FedAvg"}
-"""What the tables call the baselines, whose model is the multilayer perceptron."""
+from heterofl_core.tables import printed, searchable
 
 SWITCHES = (
     "method",
@@ -83,34 +64,13 @@ def each_run(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield {str(name): value for name, value in row.items()}
 
 
-def paper_results() -> pd.DataFrame:
-    """The results of Tables 5 to 7: columns dataset, partition, row, metric, paper."""
-    tables = []
-    for dataset, file in PAPER_TABLES.items():
-        printed = pd.read_csv(PARAMS / "paper" / file)
-        tables += [
-            pd.DataFrame(
-                {
-                    "dataset": dataset,
-                    "partition": partition,
-                    "row": printed["model"],
-                    "metric": metric,
-                    "paper": printed[column],
-                }
-            )
-            for (partition, metric), column in PAPER_CELLS.items()
-            if column in printed
-        ]
-    return pd.concat(tables, ignore_index=True)
-
-
 def variation(params: Mapping[str, Any]) -> str:
     """What a run changes of the paper's method, such as `norm none, scaler False`; empty if nothing.
 
     Args:
         params: of a run, or a row of `results`; what is missing there counts as unchanged.
     """
-    baseline = params["method"] in PAPER_BASELINES
+    baseline = params["method"] in BASELINES
     named = {"method": params["method"], "arch": params["arch"]} if baseline else {}
     usual = run_params(
         dataset=params["dataset"], levels=params["levels"], partition=params["partition"], **named
@@ -118,27 +78,6 @@ def variation(params: Mapping[str, Any]) -> str:
     given = {name: params[name] for name in SWITCHES if name in params and params[name] == params[name]}
     changes = [f"{name} {value}" for name, value in given.items() if value != usual[name]]
     return ", ".join([*named.values(), *changes])
-
-
-def paper_row(run: Mapping[str, Any]) -> str | None:
-    """The row of the paper's tables that a run stands beside, None if there is none.
-
-    It may differ from the paper's run in its schedule and its seed; the table says so.
-    """
-    if any(run[name] != value for name, value in PAPER_CLIENTS.items()):
-        return None
-    if run["method"] in PAPER_BASELINES:
-        papers = run["levels"] == "a" and variation(run) == f"{run['method']}, mlp"
-        return PAPER_BASELINES[run["method"]] if papers else None
-    papers_assignment = "fix" if len(Mix.parse(run["levels"]).levels) == 1 else "dynamic"
-    return run["levels"] if not variation(run) and run["assignment"] == papers_assignment else None
-
-
-def state(run: Mapping[str, Any]) -> str:
-    """Whether a run's record belongs to the code as it is now."""
-    if run["code_hash"] != code_hash():
-        return "stale"
-    return "uncommitted" if run["git_dirty"] else "current"
 
 
 def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
@@ -152,7 +91,7 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
         The run's settings, `variation`, `metric`, `best`, `final`, `paper`, `difference` (best - paper) and
         `state`; `paper` and `difference` are missing where the paper has no such cell.
     """
-    papers_partitions = {partition for partition, _ in PAPER_CELLS}
+    papers_partitions = {partition for partition, _ in CELLS}
     rows = [
         {
             **{name: run[name] for name in SETTINGS},
@@ -161,46 +100,45 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
             "best": run[f"best_{metric}"],
             "final": run[f"final_{metric}"],
             "state": state(run),
-            "row": paper_row(run),
+            "paper": paper_value(params_of(run), metric),
         }
         for run in each_run(runs)
         for metric in METRICS
-        if (run["partition"], metric) in PAPER_CELLS or run["partition"] not in papers_partitions
+        if (run["partition"], metric) in CELLS or run["partition"] not in papers_partitions
         if pd.notna(run.get(f"best_{metric}"))
     ]
-    columns = [*SETTINGS, "variation", "metric", "best", "final", "state", "row"]
-    table = pd.DataFrame(rows, columns=columns).merge(
-        paper_results(), how="left", on=["dataset", "partition", "row", "metric"]
-    )
+    columns = [*SETTINGS, "variation", "metric", "best", "final", "state", "paper"]
+    table = pd.DataFrame(rows, columns=columns).astype({"paper": float})
     table["difference"] = table["best"] - table["paper"]
     order = ["dataset", "partition", "variation", "levels", "metric", "protocol", "rounds", "seed"]
-    return table.drop(columns="row").sort_values(order, ignore_index=True)
+    return table.sort_values(order, ignore_index=True)
+
+
+def params_of(run: Mapping[str, Any]) -> RunParams:
+    """The parameters of a row of `results`; what its record is too old to have, NaN there, is the default."""
+    return RunParams(
+        **{name: run[name] for name in RunParams.model_fields if name in run and run[name] == run[name]}
+    )
 
 
 def table_of_runs(runs: pd.DataFrame) -> Styler:
-    """`beside_paper` for people: each run leads to its page, if it has one."""
+    """`beside_paper` for people: each run leads to its page."""
     table = beside_paper(runs)
     table["metric"] = table["metric"].map({name: metric.title for name, metric in METRICS.items()})
     table["dataset"] += ", " + table["partition"]
     table["schedule"] = table["protocol"] + ", " + table["rounds"].astype(str) + " rounds"
     described = table["levels"] + ", " + table["assignment"]
     table["levels"] = [
-        f'<a href="../executed/{run_id}.html">{levels}</a>' if executed_path(run_id).exists() else levels
+        f'<a href="../runs/{run_id}.html">{levels}</a>'
         for run_id, levels in zip(table["run_id"], described, strict=True)
     ]
     numbers: list[Hashable] = [COLUMNS[name] for name in ("seed", "paper", "best", "final", "difference")]
     return (
-        printed(table[list(COLUMNS)].rename(columns=COLUMNS))
+        searchable(printed(table[list(COLUMNS)].rename(columns=COLUMNS)))
         .format(precision=2, na_rep="–")
         .format("{:+.2f}", subset=["Best − paper"], na_rep="–")
         .set_properties(subset=numbers, **{"text-align": "right", "font-variant-numeric": "tabular-nums"})
     )
-
-
-def printed(table: pd.DataFrame) -> Styler:
-    """A table for a page, without the numbers of its rows."""
-    # The theme styles what has this class, light and dark.
-    return table.style.hide(axis="index").set_table_attributes('class="dataframe"')
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:

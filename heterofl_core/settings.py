@@ -80,6 +80,29 @@ def to_texts(values: Mapping[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in values.items()]
 
 
+def telling(params: RunParams) -> dict[str, Any]:
+    """The few settings that a run can be had from: `run_params(**telling(params)) == params`."""
+    given: dict[str, Any] = {"dataset": params.dataset, "levels": params.levels}
+    for name in RunParams.model_fields:
+        value = getattr(params, name)
+        # These follow from the schedule and from the trace, which come behind them.
+        follows = (name, value) in (("protocol", "custom"), ("assignment", "trace"))
+        if value != getattr(run_params(**given), name) and not follows:
+            given[name] = list(value) if isinstance(value, tuple) else value
+    if params.protocol != run_params(**given).protocol:  # a schedule like the paper's, but called custom
+        given["protocol"] = params.protocol
+    return given
+
+
+def command(params: RunParams) -> str:
+    """The shell command that does a run through papermill."""
+    texts = (
+        f"{name}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for name, value in telling(params).items()
+    )
+    return f'make run P="{" ".join(f"-p {text}" for text in texts)}"'
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads the parameters of one run from a YAML file.
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import pandas as pd
+import yaml
 from pandas.io.formats.style import Styler
 
-from heterofl_core.folders import outputs_folder
-from heterofl_core.report import printed
+from heterofl_core.folders import PARAMS, outputs_folder
+from heterofl_core.tables import printed
 
 Arguments = ParamSpec("Arguments")
 
@@ -63,6 +64,29 @@ def rounds(dataset: str) -> Styler:
     order = table[["levels", "phase"]].drop_duplicates()
     wide = wide.loc[list(order.itertuples(index=False, name=None)), table["execution"].unique()]
     return printed(wide.reset_index().rename_axis(columns=None)).format(na_rep="–")
+
+
+@or_missing
+def targets() -> Styler:
+    """What `params/speed.yaml` set out for, and the ratio that the fastest of our ways reached."""
+    table = measured("rounds")
+    rows = []
+    for target in yaml.safe_load((PARAMS / "speed.yaml").read_text(encoding="utf-8")):
+        case = table[(table["dataset"] == target["dataset"]) & (table["levels"] == target["levels"])]
+        ours = case[case["execution"].str.endswith(target["precision"])]
+        for phase in ("round", "training"):
+            if phase in target:
+                ratio = ours.loc[ours["phase"] == phase, "ratio"].max()  # NaN where it was not measured
+                rows.append(
+                    {
+                        **{name: target[name] for name in ("dataset", "levels", "precision")},
+                        "phase": phase,
+                        "set out for": target[phase],
+                        "measured": ratio,
+                        "reached": "–" if pd.isna(ratio) else "yes" if ratio >= target[phase] else "no",
+                    }
+                )
+    return printed(pd.DataFrame(rows)).format("×{:.2f}", subset=["set out for", "measured"], na_rep="–")
 
 
 @or_missing

@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+from heterofl_core import interactive
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM_ARGS = [
@@ -70,6 +74,12 @@ def build(book: Path) -> subprocess.CompletedProcess[str]:
 
 def pages(site: Path) -> list[Path]:
     return sorted(page for page in site.rglob("*.html") if "_static" not in page.parts)
+
+
+def looked_at(site: Path) -> list[Path]:
+    """All pages, but of the records' own, which are all alike, a few."""
+    of_runs = sorted((site / "runs").glob("*.html"))
+    return [page for page in pages(site) if page not in of_runs[3:]]
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +137,21 @@ def test_pages_load_nothing_from_outside(site: Path) -> None:
 def test_images_have_alternative_text(site: Path) -> None:
     for page in pages(site):
         assert References(page).images_without_alt == [], page
+
+
+HEADER = re.compile(r"^---\n.*?\n---\n", re.DOTALL)
+CODE = re.compile(r"```.*?```|`[^`]*`|\$[^$]*\$", re.DOTALL)
+RESULT = re.compile(r"\d+\.\d{2,}")
+"""What accuracies, perplexities and differences look like."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*sorted((ROOT / "book").glob("report/*.md")), ROOT / "book" / "index.md"],
+    ids=lambda page: page.stem,
+)
+def test_no_result_is_typed_into_a_page(page: Path) -> None:
+    assert RESULT.findall(CODE.sub("", HEADER.sub("", page.read_text(encoding="utf-8")))) == []
 
 
 def test_executed_notebooks_are_shown_as_stored(site: Path) -> None:
@@ -233,12 +258,87 @@ def open_page(browser: Browser, address: str, width: int, theme: Theme) -> tuple
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_in_a_browser(browser: Browser, address: str, site: Path, width: int, theme: Theme) -> None:
     page, complaints = open_page(browser, address, width, theme)
-    for file in pages(site):
+    for file in looked_at(site):
         name = file.relative_to(site).as_posix()
         page.goto(f"{address}/{name}", wait_until="load")
         assert page.evaluate("document.documentElement.dataset.theme") == theme, name
         assert page.evaluate(PAGE_IS_WHOLE) == [], name
         assert complaints == [], name
+    page.close()
+
+
+AXE = files("axe_playwright_python") / "axe.min.js"
+"""The accessibility checker axe-core."""
+
+SERIOUS = """async () => {
+    const found = await axe.run(document, {resultTypes: ["violations"]});
+    return found.violations
+        .filter(one => ["serious", "critical"].includes(one.impact))
+        .map(one => `${one.id}: ${one.nodes.map(node => node.target.join(" ")).slice(0, 3).join(", ")}`);
+}"""
+"""Runs in the page; gives what keeps people from reading it."""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pages_are_accessible(browser: Browser, address: str, site: Path, theme: Theme) -> None:
+    page, _ = open_page(browser, address, 1300, theme)
+    found = {}
+    for file in looked_at(site):
+        name = file.relative_to(site).as_posix()
+        page.goto(f"{address}/{name}", wait_until="load")
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        if problems := page.evaluate(SERIOUS):
+            found[name] = problems
+    page.close()
+    assert found == {}
+
+
+def test_tables_can_be_sorted_and_searched(browser: Browser, address: str) -> None:
+    page, complaints = open_page(browser, address, 1300, "light")
+    page.goto(f"{address}/report/table7.html")
+    page.wait_for_selector(".dt-search input")
+    first = page.locator("table.searchable tbody tr").first
+    paper = page.locator("table.searchable thead th", has_text="Paper")
+    paper.click()
+    assert (
+        first.locator("td").nth(0).inner_text() == "a-b"
+    )  # 3.31, the least perplexity that the paper prints
+    paper.click()
+    assert first.locator("td").nth(0).inner_text() == "e"
+    page.locator(".dt-search input").fill("b-c-d")
+    assert page.locator("table.searchable tbody tr").count() == 4
+    assert complaints == []
+    page.close()
+
+
+def test_figures_answer_the_mouse_and_the_slider_moves(browser: Browser, address: str, site: Path) -> None:
+    points = pd.DataFrame(
+        {
+            "large": ["a", "a"],
+            "small": ["e", "e"],
+            "share": [10, 20],
+            "value": [91.5, 95.25],
+            "whose": ["ours", "ours"],
+        }
+    )
+    scripts = "".join(f'<script src="_static/{name}"></script>' for name in ("plotly.min.js", "plots.js"))
+    figure = interactive.mix_slider(points, "global_accuracy")
+    (site / "figure.html").write_text(f"<html lang=en><title>A figure</title>{figure}{scripts}", "utf-8")
+    page, complaints = open_page(browser, address, 1300, "light")
+    page.goto(f"{address}/figure.html")
+    lines = "document.querySelector('.interactive-plot').data"
+    shown = f"{lines}.filter(line => line.visible !== false && line.y.length)"
+    assert page.evaluate(f"{shown}.map(line => line.y[0])") == [91.5]
+    page.locator(".scatterlayer .point:visible").first.hover(force=True)
+    page.wait_for_function("document.querySelector('.hoverlayer')?.textContent.includes('91.5')")
+    handle = page.locator(".slider-grip-rect").bounding_box()
+    rail = page.locator(".slider-rail-touch-rect").bounding_box()
+    assert handle is not None
+    assert rail is not None
+    page.mouse.click(rail["x"] + rail["width"] - 5, handle["y"] + handle["height"] / 2)
+    page.wait_for_function(f"{shown}.some(line => line.y[0] === 95.25)")
+    (site / "figure.html").unlink()
+    assert complaints == []
     page.close()
 
 

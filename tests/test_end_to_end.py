@@ -43,5 +43,5 @@ def test_a_run_becomes_a_page_and_a_row_of_the_book(checkout: Path) -> None:
     page = (site / "executed" / f"{run_id}.html").read_text()
     assert "Digits, IID, levels a-c-e (dynamic), 2 rounds" in page
     table = (site / "report" / "runs.html").read_text()
-    assert f'href="../executed/{run_id}.html"' in table
+    assert f'href="../runs/{run_id}.html"' in table
     assert f"{results['best_global_accuracy'][0]:.2f}" in table

@@ -1,14 +1,19 @@
 """Executed notebooks as pages of the book."""
 
+import shlex
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 
 from heterofl_core import pages
-from heterofl_core.params import run_params
+from heterofl_core.notebooks import papermill_command
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.provenance import code_hash
 from heterofl_core.records import executed_path, write_run
+from heterofl_core.settings import split_settings
 
 PARAMS = run_params(dataset="digits", levels="e")
 
@@ -22,13 +27,20 @@ def book(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def write_notebook(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cells = [nbformat.v4.new_markdown_cell("# MNIST\n\nThe question."), nbformat.v4.new_code_cell("1 + 1")]
+    text = "# MNIST\n\nThe question.\n\n```bash\npapermill example\n```"
+    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("1 + 1")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
 
 
-def write_record() -> None:
-    params = PARAMS.model_dump(mode="json")
-    write_run({"run_id": PARAMS.run_id, "params": params}, pd.DataFrame({"round": [1]}))
+def write_record(params: RunParams = PARAMS, code: str | None = None) -> None:
+    record = {
+        "run_id": params.run_id,
+        "params": params.model_dump(mode="json"),
+        "rounds_done": params.rounds,
+        "code_hash": code or code_hash(),
+        "git_dirty": False,
+    }
+    write_run(record, pd.DataFrame({"round": [1]}))
 
 
 def test_a_page_has_the_title_of_its_run(book: Path) -> None:
@@ -37,8 +49,52 @@ def test_a_page_has_the_title_of_its_run(book: Path) -> None:
     (page,) = pages.copy_pages()
     assert page == book / "executed" / f"{PARAMS.run_id}.ipynb"
     cells = nbformat.read(page, as_version=4).cells
-    assert cells[0].source == "# Digits, IID, levels e (fix), 40 rounds\n\nThe question."
+    title, _, rest = cells[0].source.partition("\n\n")
+    assert title == "# Digits, IID, levels e (fix), 40 rounds"
+    assert rest.startswith("The question.\n\n```bash\npapermill book/experiments/mnist.ipynb run.ipynb")
     assert cells[1].source == "1 + 1"
+
+
+def test_the_command_of_a_page_gives_its_run() -> None:
+    command = papermill_command(
+        run_params(dataset="cifar10", levels="a3-e7", milestones=[2, 5], scaler=False)
+    )
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:3] == ["papermill", "book/experiments/ablation.ipynb", "run.ipynb"]
+    values = {
+        name: yaml.safe_load(value)
+        for flag, name, value in zip(words[3:], words[4:], words[5:], strict=False)
+        if flag == "-p"
+    }
+    values |= yaml.safe_load(words[words.index("-y") + 1])
+    params, execution = split_settings(values)
+    assert (params.milestones, params.scaler, params.levels, execution.force) == (
+        (2, 5),
+        False,
+        "a3-e7",
+        True,
+    )
+
+
+def test_of_an_experiments_runs_the_longest_of_todays_code_is_featured() -> None:
+    kinds = [
+        (run_params(dataset="digits", levels="e", rounds=rounds), code)
+        for rounds, code in ((9, "other"), (5, None), (7, None))
+    ]
+    for params, code in kinds:
+        write_record(params, code)
+        write_notebook(executed_path(params.run_id))
+    (page,) = pages.copy_pages()
+    assert page.stem == kinds[2][0].run_id
+
+
+def test_each_experiment_is_featured_once() -> None:
+    runs = [run_params(dataset="digits", levels=levels) for levels in ("a-e", "e", "b")]
+    runs.append(run_params(dataset="digits", levels="a-e", scaler=False))
+    for params in runs:
+        write_record(params)
+        write_notebook(executed_path(params.run_id))
+    assert len(pages.copy_pages()) == 2  # of the notebooks mnist and ablation
 
 
 def test_a_run_without_a_notebook_has_no_page() -> None:

@@ -13,7 +13,7 @@ from pydantic import create_model
 
 from heterofl_core.errors import InputError
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.settings import from_namespace, read_yaml, split_settings
+from heterofl_core.settings import command, from_namespace, read_yaml, split_settings, telling
 
 PAPER: dict[str, Any] = {
     "num_clients": 100,
@@ -460,6 +460,19 @@ some_params = st.one_of(images, deeper, traced, baselines, text).map(lambda valu
 def test_runs_have_the_same_name_if_and_only_if_all_their_settings_agree(runs: list[RunParams]) -> None:
     settings = {run.model_dump_json() for run in runs}
     assert len({run.run_id for run in runs}) == len(settings)
+
+
+@given(some_params)
+def test_a_run_can_be_had_again_from_the_few_settings_that_tell_it_apart(params: RunParams) -> None:
+    assert run_params(**telling(params)) == params
+
+
+def test_the_command_of_a_run_names_what_does_not_follow() -> None:
+    assert command(mnist()) == 'make run P="-p dataset=mnist -p levels=a-e"'
+    changed = mnist(scaler=False, milestones=[3, 4], trace=HUNDRED)
+    assert command(changed) == (
+        f'make run P="-p dataset=mnist -p levels=a-e -p trace={HUNDRED} -p scaler=false -p milestones=[3,4]"'
+    )
 
 
 CHANGES: dict[str, Any] = {

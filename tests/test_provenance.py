@@ -21,7 +21,9 @@ NO_RESULT = {
 """Modules that a run uses and that cannot change its accuracy."""
 AROUND = {
     *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
-    *("status", "timings", "verify", "report", "figures", "pages", "speed"),
+    *("status", "timings", "verify", "report", "figures", "pages", "speed", "results"),
+    *("evidence", "paper", "claims", "ledger", "exhibits", "series", "tables", "run_pages"),
+    *("result_figures", "interactive", "closely", "coverage", "badges"),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 

@@ -20,7 +20,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("bench")
 def test_what_was_not_measured_is_shown_as_missing() -> None:
     tables = (speed.rounds("mnist"), speed.ways(), speed.roofline("compiled fp32"), speed.peaks())
-    for table in (*tables, speed.vocabularies()):
+    for table in (*tables, speed.vocabularies(), speed.targets()):
         assert "make bench" in table.to_html()
     assert speed.measured_on("rounds") == "Not measured here yet."
 
@@ -43,6 +43,24 @@ def test_rounds_stand_side_by_side_with_their_ratios(bench: Path) -> None:
         "reference": ["8 s", "50 s"],
         "plain fp32": ["4 s (×2.0)", "40 s (×1.2)"],
     }
+
+
+def test_targets_are_compared_with_the_fastest_way_of_their_precision(bench: Path) -> None:
+    rows = [
+        ("mnist", "e", "training", "plain fp32", 5.0),
+        ("mnist", "e", "training", "compiled fp32", 3.9),
+        ("mnist", "e", "round", "compiled fp32", 7.9),
+        ("mnist", "a", "round", "compiled fp32", 9.0),
+        ("mnist", "a", "round", "compiled bf16", 2.0),
+    ]
+    columns = ["dataset", "levels", "phase", "execution", "ratio"]
+    pd.DataFrame(rows, columns=columns).to_csv(bench / "rounds.csv", index=False)
+    table = speed.targets().data.set_index(["dataset", "levels", "phase", "precision"])  # type: ignore[attr-defined]
+    assert table.loc[("mnist", "e", "training", "fp32")].tolist() == [4, 5.0, "yes"]
+    assert table.loc[("mnist", "e", "round", "fp32")].tolist() == [8, 7.9, "no"]
+    assert table.loc[("mnist", "a", "round", "fp32")].tolist() == [1.6, 9.0, "yes"]
+    assert table.loc[("mnist", "a", "round", "bf16")].tolist() == [2.5, 2.0, "no"]
+    assert table.loc[("mnist", "c", "round", "fp32"), "reached"] == "–"
 
 
 def test_the_roofline_shows_the_share_of_the_floor(bench: Path) -> None:

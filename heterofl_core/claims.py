@@ -1,0 +1,134 @@
+"""The paper's claims, and what this study's runs say of each, by a rule that is the same for all.
+
+`params/claims.yaml` breaks each claim down to comparisons: one setting should be better than another, by a
+margin.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from heterofl_core.evidence import Difference, Evidence, difference
+from heterofl_core.folders import PARAMS
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.studies import combinations
+
+ENOUGH = 1 / 4
+"""The share of a claim's comparisons that must be measured before anything is said of it."""
+
+OUTCOMES = {
+    "holds": "the whole interval lies above the margin",
+    "fails": "the whole interval lies below the margin",
+    "open": "the interval includes the margin",
+    "no interval": "both sides were run, but no setting of that data set and partition with two seeds",
+    "not run": "one side or both were not run, or not for equally many rounds",
+}
+"""What can come of a comparison."""
+
+VERDICTS = {
+    "reproduced": "no measured comparison fails, and at least half of them hold",
+    "partly": "neither: some hold or are open, others fail, or too many are open",
+    "not reproduced": "of the measured comparisons some fail, and none holds",
+    "not enough runs": "fewer than a quarter of the comparisons were measured",
+}
+"""What can be said of a claim."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting that should be better than another.
+
+    Attributes:
+        better, worse: the settings, with the paper's schedule.
+        metric: in the names of `records.METRICS`.
+        margin: by how much at least, in units of the metric.
+    """
+
+    better: RunParams
+    worse: RunParams
+    metric: str
+    margin: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        number: from 1, in the order of the file.
+        text: in our words.
+        source: where the paper makes it.
+        comparisons: it holds if they do.
+    """
+
+    number: int
+    text: str
+    source: str
+    comparisons: tuple[Comparison, ...]
+
+    def of(self, dataset: str) -> tuple[Comparison, ...]:
+        """The comparisons on one data set."""
+        return tuple(one for one in self.comparisons if one.better.dataset == dataset)
+
+
+def read_claims() -> list[Claim]:
+    """All claims of `params/claims.yaml`."""
+    entries = yaml.safe_load((PARAMS / "claims.yaml").read_text(encoding="utf-8"))
+    return [
+        Claim(
+            number,
+            entry["claim"],
+            entry["source"],
+            tuple(one for grid in entry["comparisons"] for one in comparisons(**grid)),
+        )
+        for number, entry in enumerate(entries, 1)
+    ]
+
+
+def comparisons(
+    where: Mapping[str, Any],
+    better: Mapping[str, Any],
+    worse: Mapping[str, Any],
+    metric: str | Sequence[str],
+    margin: float = 0.0,
+) -> Iterator[Comparison]:
+    """Every combination of a grid. What `worse` does not say is as in `better`."""
+    for shared in combinations(dict(where)):
+        for first in combinations(dict(better)):
+            for second in combinations(dict(worse)):
+                for name in [metric] if isinstance(metric, str) else metric:
+                    yield Comparison(
+                        run_params(**shared | first), run_params(**shared | first | second), name, margin
+                    )
+
+
+def outcome(found: Difference | None, margin: float) -> str:
+    """What came of a comparison: one of `OUTCOMES`."""
+    if found is None:
+        return "not run"
+    if math.isnan(found.half_width):
+        return "no interval"
+    if found.value - found.half_width > margin:
+        return "holds"
+    return "fails" if found.value + found.half_width < margin else "open"
+
+
+def verdict(outcomes: Sequence[str]) -> str:
+    """What the outcomes of a claim's comparisons say of it: one of `VERDICTS`."""
+    counts = Counter(outcomes)
+    measured = counts["holds"] + counts["fails"] + counts["open"]
+    if not measured or measured < ENOUGH * len(outcomes):
+        return "not enough runs"
+    if not counts["fails"] and 2 * counts["holds"] >= measured:
+        return "reproduced"
+    return "not reproduced" if counts["fails"] and not counts["holds"] else "partly"
+
+
+def judged(evidence: Evidence, comparison: Comparison) -> tuple[Difference | None, str]:
+    """The measured difference of a comparison, and its outcome."""
+    found = difference(evidence, comparison.better, comparison.worse, comparison.metric)
+    return found, outcome(found, comparison.margin)

@@ -1,0 +1,218 @@
+"""What the records say about a setting: the runs of one schedule over their seeds, a mean, its uncertainty.
+
+Nothing here needs torch.
+"""
+
+import functools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+from heterofl_core.params import SCHEDULE, RunParams
+from heterofl_core.provenance import code_hash
+from heterofl_core.records import METRICS
+
+Record = Mapping[str, Any]
+
+CONFIDENCE = 0.95
+CROWD = ("num_clients", "participation")
+"""The parts of a schedule that belong to the question: with fewer clients it would be another one."""
+HOW_LONG = tuple(name for name in SCHEDULE if name not in CROWD)
+HOW = (*HOW_LONG, "protocol", "schedule_factor", "eval_every", "precision", "seed")
+"""What may differ between runs that answer the same question."""
+
+
+MARKS = {"current": "", "uncommitted": "†", "stale": "‡"}
+"""Behind a number whose code was not committed, and behind one that other code has made."""
+
+
+def question(params: RunParams) -> str:
+    """What a run asks: all of its settings but schedule, precision and seed."""
+    settings = params.model_dump(mode="json", exclude=set(HOW))
+    return json.dumps(settings, sort_keys=True)
+
+
+def state(record: Record) -> str:
+    """Whether a record belongs to the code as it is now: `current`, `uncommitted` or `stale`."""
+    if record["code_hash"] != code_hash():
+        return "stale"
+    return "uncommitted" if record["git_dirty"] else "current"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number that was measured several times.
+
+    Attributes:
+        mean: of the measurements.
+        half_width: of the 95 % confidence interval of the mean; NaN if there was one measurement only.
+        count: of the measurements.
+    """
+
+    mean: float
+    half_width: float
+    count: int
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of some measurements with Student's interval."""
+    count, mean = len(values), math.fsum(values) / len(values)
+    if count == 1:
+        return Estimate(mean, math.nan, 1)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    return Estimate(mean, quantile(count - 1) * spread / math.sqrt(count), count)
+
+
+def quantile(freedom: int) -> float:
+    """How many standard errors a 95 % interval reaches to each side."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Runs that differ in their seeds alone.
+
+    Attributes:
+        records: by seed.
+    """
+
+    records: tuple[Record, ...]
+
+    @functools.cached_property
+    def params(self) -> RunParams:
+        """Of the first run."""
+        return RunParams.model_validate(self.records[0]["params"])
+
+    @property
+    def rounds(self) -> int:
+        """Of each run."""
+        return int(self.records[0]["params"]["rounds"])
+
+    @property
+    def schedule(self) -> str:
+        """For people: `paper`, or another protocol with its number of rounds."""
+        protocol = str(self.records[0]["params"]["protocol"])
+        return protocol if protocol == "paper" else f"{protocol}, {self.rounds} rounds"
+
+    @property
+    def state(self) -> str:
+        """The worst of its records."""
+        return next(
+            kind
+            for kind in ("stale", "uncommitted", "current")
+            if kind in {state(record) for record in self.records}
+        )
+
+    def values(self, metric: str, which: str = "best") -> list[float]:
+        """The metric of each run: the `best` over its evaluated rounds, or the `final` one."""
+        return [float(record["metrics"][f"{which}_{metric}"]) for record in self.records]
+
+
+class Evidence:
+    """All records, by what they answer.
+
+    Args:
+        records: see `records.all_records`.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        found: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+        for record in records:
+            params = RunParams.model_validate(record["params"])
+            schedule = json.dumps([record["params"][name] for name in HOW_LONG])
+            found[question(params)][schedule].append(record)
+        self.answers = {
+            asked: {schedule: answer_of(some) for schedule, some in by_schedule.items()}
+            for asked, by_schedule in found.items()
+        }
+
+    def all_answers(self) -> Iterator[Answer]:
+        """Every answer to every question."""
+        for by_schedule in self.answers.values():
+            yield from by_schedule.values()
+
+    def answer(self, params: RunParams, rounds: int | None = None) -> Answer | None:
+        """The best answer to what a run asks: of today's code rather than of older one, of many rounds rather
+        than of few. None if there is none, or none of so many `rounds`.
+        """
+        answers = self.answers.get(question(params), {}).values()
+        return max((one for one in answers if rounds in (None, one.rounds)), key=rank, default=None)
+
+    def pair(self, one: RunParams, other: RunParams) -> tuple[Answer, Answer] | None:
+        """Answers to two questions from equally many rounds, as many as possible."""
+        firsts, seconds = (self.answers.get(question(params), {}) for params in (one, other))
+        pairs = [
+            (first, second)
+            for first in firsts.values()
+            for second in seconds.values()
+            if first.rounds == second.rounds
+        ]
+        return max(pairs, key=lambda pair: (min(map(rank, pair)), len(pair[0].records)), default=None)
+
+    def seed_noise(self, dataset: str, partition: str, metric: str) -> tuple[float, int]:
+        """The standard deviation between seeds, pooled over all settings with more than one, and its degrees
+        of freedom.
+
+        Returns:
+            NaN and 0 where every setting was run once.
+        """
+        squares, freedom = 0.0, 0
+        for answer in self.all_answers():
+            params = answer.records[0]["params"]
+            if (params["dataset"], params["partition"]) != (dataset, partition) or len(answer.records) < 2:
+                continue
+            values = answer.values(metric)
+            mean = math.fsum(values) / len(values)
+            squares += math.fsum((value - mean) ** 2 for value in values)
+            freedom += len(values) - 1
+        return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
+
+
+def answer_of(records: Iterable[Record]) -> Answer:
+    """Runs of one schedule, one for each seed, though one may have been run in several precisions."""
+    by_seed: dict[int, Record] = {}
+    for record in sorted(records, key=lambda record: (state(record) == "stale", str(record["run_id"]))):
+        by_seed.setdefault(int(record["params"]["seed"]), record)
+    current = {seed: record for seed, record in by_seed.items() if state(record) != "stale"}
+    return Answer(tuple(record for _, record in sorted((current or by_seed).items())))
+
+
+def rank(answer: Answer) -> tuple[bool, int, int]:
+    """The better answer is the larger one."""
+    return (answer.state != "stale", answer.rounds, len(answer.records))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one setting is than another.
+
+    Attributes:
+        value: in units of the metric, positive if better.
+        half_width: of its 95 % interval, from the seed noise; NaN where that is not known.
+        schedule: of both.
+    """
+
+    value: float
+    half_width: float
+    schedule: str
+
+
+def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: str) -> Difference | None:
+    """How much better a setting is by a metric, None unless both were run for equally many rounds.
+
+    A setting's own two or three runs say little of their spread: the noise is that of all settings.
+    """
+    pair = evidence.pair(better, worse)
+    if pair is None:
+        return None
+    first, second = pair
+    means = [math.fsum(values) / len(values) for values in (first.values(metric), second.values(metric))]
+    noise, freedom = evidence.seed_noise(better.dataset, better.partition, metric)
+    error = noise * math.sqrt(1 / len(first.records) + 1 / len(second.records))
+    half_width = quantile(freedom) * error if freedom else math.nan
+    return Difference(METRICS[metric].sign * (means[0] - means[1]), half_width, first.schedule)

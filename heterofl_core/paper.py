@@ -1,0 +1,88 @@
+"""The numbers that the paper printed, by the settings that they belong to. Nothing here needs torch."""
+
+import functools
+
+import pandas as pd
+
+from heterofl_core.evidence import question
+from heterofl_core.folders import PARAMS
+from heterofl_core.params import RunParams, run_params
+
+TABLES = {
+    "mnist": "table5_mnist.csv",
+    "cifar10": "table6_cifar10.csv",
+    "wikitext2": "table7_wikitext2.csv",
+}
+CELLS = {
+    ("iid", "global_accuracy"): "iid_global_accuracy",
+    ("non-iid-2", "local_accuracy"): "noniid_local_accuracy",
+    ("non-iid-2", "global_accuracy"): "noniid_global_accuracy",
+    ("iid", "perplexity"): "iid_global_perplexity",
+}
+"""The result columns of Tables 5 to 7."""
+
+EXCERPT = ("a", "a-e", "a-b-c-d-e", "b", "b-e", "b-c-d-e", "c", "c-e", "c-d-e", "d", "d-e", "e")
+"""The rows of Tables 1 to 3, beside the baselines."""
+
+BASELINES = {"standalone": "Standalone", "fedavg": "FedAvg", "lg-fedavg": "LG-FedAvg"}
+"""What the tables call the baselines, whose model is the multilayer perceptron."""
+
+ABLATION_CELLS = {"local_accuracy": "local", "global_accuracy": "global"}
+
+
+@functools.cache
+def table(dataset: str) -> pd.DataFrame:
+    """Table 5, 6 or 7 as printed, by model."""
+    return pd.read_csv(PARAMS / "paper" / TABLES[dataset]).set_index("model")
+
+
+@functools.cache
+def ablation() -> pd.DataFrame:
+    """The slides' Table 2 as printed."""
+    return pd.read_csv(PARAMS / "paper" / "ablation_noniid.csv")
+
+
+def run_of_row(dataset: str, partition: str, row: str) -> RunParams:
+    """The run of a row of Tables 5 to 7."""
+    for method, name in BASELINES.items():
+        if row == name:
+            return run_params(dataset=dataset, partition=partition, levels="a", method=method, arch="mlp")
+    return run_params(dataset=dataset, partition=partition, levels=row)
+
+
+def run_of_ablation(dataset: str, row: "pd.Series[str]") -> RunParams:
+    """The run of a row of the slides' Table 2."""
+    scaler = {} if row["scaler"] == "na" else {"scaler": row["scaler"] == "yes"}
+    return run_params(
+        dataset=dataset,
+        partition="non-iid-2",
+        levels=row["model"],
+        norm=row["norm"],
+        masked_loss="zero" if row["masked_ce"] == "yes" else "none",
+        **scaler,
+    )
+
+
+@functools.cache
+def printed_cells() -> dict[tuple[str, str], float]:
+    """Every result that the tables print, by the question that it answers (`evidence.question`) and metric.
+
+    Where Tables 5 to 7 and the slides print the same cell, the tables' wins: it has more decimals.
+    """
+    cells: dict[tuple[str, str], float] = {}
+    for dataset in ("mnist", "cifar10"):
+        for _, row in ablation().iterrows():
+            asked = question(run_of_ablation(dataset, row))
+            for metric, part in ABLATION_CELLS.items():
+                cells[asked, metric] = float(row[f"{dataset}_{part}"])
+    for dataset in TABLES:
+        for (partition, metric), column in CELLS.items():
+            if column in table(dataset):
+                for name, value in table(dataset)[column].items():
+                    cells[question(run_of_row(dataset, partition, str(name))), metric] = float(value)
+    return cells
+
+
+def paper_value(params: RunParams, metric: str) -> float | None:
+    """What the paper printed for a run's settings, whatever the run's schedule; None if nothing."""
+    return printed_cells().get((question(params), metric))

@@ -1,0 +1,93 @@
+"""Turning machine hours into records: the first missing run of a plan that fits the time left, then the next.
+
+A plan in `params/plans/` is a study whose order matters: what tells most per machine hour comes first.
+"""
+
+import time
+from collections.abc import Sequence
+
+from heterofl_core.errors import InputError
+from heterofl_core.estimate import Timings, seconds_of
+from heterofl_core.folders import PARAMS
+from heterofl_core.notebooks import run_notebook
+from heterofl_core.params import RunParams
+from heterofl_core.settings import telling
+from heterofl_core.status import RunStatus, status_of
+from heterofl_core.studies import Study, read_study
+from heterofl_core.timings import timings_for
+
+PLANS = PARAMS / "plans"
+HOUR = 3600.0  # seconds
+
+
+def read_plan(name: str) -> Study:
+    """A plan by its name, or by the path of its file.
+
+    Raises:
+        InputError: there is no such plan.
+    """
+    if not name.endswith(".yaml") and not (PLANS / f"{name}.yaml").exists():
+        known = ", ".join(sorted(path.stem for path in PLANS.glob("*.yaml")))
+        raise InputError(f"plan {name!r} is unknown; allowed are {known}, or a YAML file")
+    return read_study(name if name.endswith(".yaml") else str(PLANS / f"{name}.yaml"))
+
+
+def to_do(status: RunStatus) -> bool:
+    """Whether nobody has done the run with today's code, or is about to."""
+    return status.state in ("missing", "stopped", "failed", "stale")
+
+
+def seconds_left(status: RunStatus, timings: Timings) -> float:
+    """What the run still takes on this machine, at most: by the plain loop, from its checkpoint on."""
+    done = status.rounds_done / status.params.rounds if status.state == "stopped" else 0.0
+    return (seconds_of(status.params, timings) or 0.0) * (1 - done)
+
+
+def next_run(
+    runs: Sequence[RunParams], seconds: float, timings: Timings, failed: set[str]
+) -> RunStatus | None:
+    """The first run of a plan that is to be done and fits the time; None if there is none.
+
+    Args:
+        seconds: that are left.
+        failed: ids of runs that failed before; they are left out.
+    """
+    for params in runs:
+        if params.run_id not in failed:
+            status = status_of(params)
+            if to_do(status) and seconds_left(status, timings) <= seconds:
+                return status
+    return None
+
+
+def work_off(plan: str, hours: float) -> list[str]:
+    """Does runs of a plan through papermill until the time is over or nothing is left that fits.
+
+    It may be stopped at any moment: the run goes on from its checkpoint the next time.
+
+    Args:
+        plan: its name.
+        hours: a run that would take longer than what is left of them is not started.
+
+    Returns:
+        Ids of the runs that were done.
+
+    Raises:
+        InputError: there is no such plan, or hours are not positive.
+    """
+    if not hours > 0:
+        raise InputError(f"hours {hours} is not allowed; it must be above 0")
+    runs, end = read_plan(plan).runs, time.monotonic() + hours * HOUR
+    timings = timings_for(runs)
+    done: list[str] = []
+    failed: set[str] = set()
+    while status := next_run(runs, end - time.monotonic(), timings, failed):
+        params = status.params
+        print(f"{params.run_id}: at most {seconds_left(status, timings) / 60:.0f} minutes", flush=True)
+        try:
+            run_notebook(telling(params) | ({"force": True} if status.state == "stale" else {}))
+            done.append(params.run_id)
+        except InputError as error:  # the next run may work
+            print(f"{params.run_id} failed: {error}", flush=True)
+            failed.add(params.run_id)
+    return done

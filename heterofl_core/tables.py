@@ -1,0 +1,41 @@
+"""How tables look on a page of the book. Nothing here needs torch."""
+
+from collections.abc import Collection, Hashable
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+
+def printed(table: pd.DataFrame) -> Styler:
+    """A table for a page, without the numbers of its rows."""
+    # The theme styles what has this class, light and dark.
+    return table.style.hide(axis="index").set_table_attributes('class="dataframe"')
+
+
+def searchable(table: Styler) -> Styler:
+    """The same table, which a reader may sort and search."""
+    return table.set_table_attributes('class="dataframe searchable"')
+
+
+def aligned(table: pd.DataFrame, text: Collection[str]) -> Styler:
+    """A table whose numbers stand below each other.
+
+    Args:
+        table: of texts with equal decimals, where they are numbers.
+        text: columns that hold words, and stay at the left.
+    """
+    numbers: list[Hashable] = [name for name in table.columns if name not in text]
+    right = {"text-align": "right", "font-variant-numeric": "tabular-nums"}
+    head: list[Any] = [
+        {"selector": f"th.col{table.columns.get_loc(name)}", "props": "text-align: right"} for name in numbers
+    ]
+    return printed(table).set_properties(subset=numbers, **right).set_table_styles(head)
+
+
+def magnitude(value: float) -> str:
+    """A count as the paper prints it: 6.6 K, 9.6 M."""
+    for factor, letter in ((1e9, " G"), (1e6, " M"), (1e3, " K")):
+        if value >= factor:
+            return f"{value / factor:.1f}{letter}"
+    return f"{value:.0f}"

@@ -1,0 +1,111 @@
+"""Claims are judged by one rule."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_evidence import a_record
+
+from heterofl_core import exhibits, ledger
+from heterofl_core.claims import Comparison, comparisons, judged, outcome, read_claims, verdict
+from heterofl_core.evidence import Difference, Evidence
+from heterofl_core.params import run_params
+
+
+@pytest.mark.parametrize(
+    ("value", "half_width", "margin", "expected"),
+    [
+        (1.0, 0.5, 0.0, "holds"),
+        (1.0, 1.5, 0.0, "open"),
+        (-1.0, 0.5, 0.0, "fails"),
+        (12.0, 1.0, 10.0, "holds"),
+        (9.5, 1.0, 10.0, "open"),
+        (8.0, 1.0, 10.0, "fails"),
+        (-0.2, 0.05, -0.3, "holds"),
+        (5.0, math.nan, 0.0, "no interval"),
+    ],
+)
+def test_what_comes_of_a_comparison(value: float, half_width: float, margin: float, expected: str) -> None:
+    assert outcome(Difference(value, half_width, "paper"), margin) == expected
+
+
+def test_a_comparison_that_was_not_run() -> None:
+    assert outcome(None, 0.0) == "not run"
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"holds": 4}, "reproduced"),
+        ({"holds": 2, "open": 2}, "reproduced"),
+        ({"holds": 1, "open": 2}, "partly"),
+        ({"open": 4}, "partly"),
+        ({"holds": 9, "fails": 1}, "partly"),
+        ({"fails": 1, "open": 3}, "not reproduced"),
+        ({"holds": 1, "not run": 3}, "reproduced"),
+        ({"holds": 1, "not run": 4}, "not enough runs"),
+        ({"no interval": 4}, "not enough runs"),
+        ({"not run": 4}, "not enough runs"),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_a_claim(counts: dict[str, int], expected: str) -> None:
+    assert verdict([name for name, count in counts.items() for _ in range(count)]) == expected
+
+
+def test_a_grid_stands_for_every_combination_and_worse_is_like_better_but_for_what_it_says() -> None:
+    found = list(
+        comparisons(
+            where={"dataset": "mnist", "partition": "non-iid-2"},
+            better={"levels": ["a-e", "d-e"], "assignment": "dynamic"},
+            worse={"assignment": "fix"},
+            metric=["local_accuracy", "global_accuracy"],
+            margin=0.5,
+        )
+    )
+    assert len(found) == 4
+    same: dict[str, Any] = {"dataset": "mnist", "partition": "non-iid-2", "levels": "d-e"}
+    assert found[3] == Comparison(
+        run_params(**same), run_params(**same, assignment="fix"), "global_accuracy", 0.5
+    )
+
+
+def test_every_claim_compares_different_runs_and_says_where_it_stands() -> None:
+    claims = read_claims()
+    assert [claim.number for claim in claims] == list(range(1, len(claims) + 1))
+    for claim in claims:
+        assert claim.text.endswith(".")
+        assert claim.source
+        assert claim.comparisons
+        assert all(one.better != one.worse for one in claim.comparisons), claim.text
+
+
+def test_a_claim_can_be_judged_from_records() -> None:
+    comparison = Comparison(PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy", 0.0)
+    assert judged(Evidence([a_record()]), comparison) == (None, "not run")
+    records = [a_record(99.0 + seed / 100, seed=seed) for seed in range(3)] + [a_record(90.0, levels="e")]
+    found, came = judged(Evidence(records), comparison)
+    assert found is not None
+    assert (round(found.value, 2), came) == (9.01, "holds")
+
+
+PARAMS = run_params(dataset="mnist", levels="a-e")
+
+
+# The ledger
+
+
+@pytest.fixture
+def nothing_run(outputs: Path) -> None:
+    exhibits.all_evidence.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_run")
+def test_without_runs_the_ledger_says_so_of_every_claim() -> None:
+    shown = ledger.overview().to_html()
+    assert "not enough runs (0 of " in shown
+    assert "reproduced" not in shown
+    details = ledger.details()
+    assert details.count("<section") == len(read_claims())
+    assert "+13.20" in details  # the paper's 90.29 at a-e against 77.09 at e, on CIFAR10

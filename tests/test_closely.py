@@ -1,0 +1,281 @@
+"""What "Reading the paper closely" counts agrees with the networks, the layers and the paper's tables."""
+
+import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pandas.io.formats.style import Styler
+from torch.nn import functional as F
+
+from heterofl_core import closely, report
+from heterofl_core.closely import Layer
+from heterofl_core.cost import EXAMPLES, Cost, model_cost
+from heterofl_core.layers import mask_logits
+from heterofl_core.levels import LEVELS, Mix, width_rate
+from heterofl_core.models import build_model
+from heterofl_core.params import run_params
+from heterofl_core.provenance import code_hash
+from heterofl_core.records import write_run
+
+NETWORKS = {"cnn": closely.cnn, "preresnet18": closely.preresnet, "transformer": closely.transformer}
+TABLES = {"mnist": closely.cnn, "cifar10": closely.preresnet, "wikitext2": closely.transformer}
+LOGITS = np.array([2.0, 1.0, -1.0, 0.5])
+HELD = np.array([True, True, False, False])
+
+
+def cells(table: Styler) -> pd.DataFrame:
+    """What a styled table shows."""
+    return pd.DataFrame(table.data)  # type: ignore[attr-defined]
+
+
+def trained(**settings: Any) -> int:
+    """Parameters of a network, as torch counts them."""
+    with torch.device("meta"):
+        return sum(value.numel() for value in build_model(**settings).parameters())
+
+
+def test_the_page_needs_no_torch() -> None:
+    program = "import sys, heterofl_core.closely; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# Layers, by hand
+
+
+def test_a_convolution_without_bias_counts_its_products() -> None:
+    """2 → 3 channels, 3×3, on 5×5 positions: 54 weights, each used at 25 positions."""
+    assert closely.convolution(2, 3, 5) == Layer((54,), 1350, 1350)
+
+
+def test_a_convolution_with_bias_counts_its_outputs_too() -> None:
+    assert closely.convolution(2, 3, 5, bias=True) == Layer((54, 3), 1350, 1350 + 75)
+
+
+def test_a_shortcut_is_a_convolution_of_one_pixel() -> None:
+    assert closely.convolution(2, 3, 5, kernel=1) == Layer((6,), 150, 150)
+
+
+def test_a_linear_layer_counts_at_each_position() -> None:
+    assert closely.linear(3, 4, positions=5) == Layer((12, 4), 60, 60)
+
+
+def test_norms_and_embeddings_have_no_products() -> None:
+    assert closely.norm(3, 25) == Layer((3, 3), 0, 150)
+    assert closely.embedding(7, 3) == Layer((21,), 0, 0)
+
+
+def test_a_layer_counts_once_for_each_of_its_tensors() -> None:
+    layers = [closely.convolution(2, 3, 5), closely.norm(3, 25), closely.linear(3, 4)]
+    assert closely.parameters(layers) == 54 + 6 + 16
+    assert closely.macs(layers) == 1350 + 12
+    assert closely.paper_flops(layers) == 1350 + 2 * 150 + 2 * 12
+    assert closely.space_mb(layers) == 76 * 4 / 2**20
+
+
+# Networks, beside torch
+
+
+@pytest.mark.parametrize(("arch", "level"), list(itertools.product(NETWORKS, LEVELS)))
+def test_networks_agree_with_those_of_torch(arch: str, level: str) -> None:
+    """Each of the two counts knows nothing of the other."""
+    layers = NETWORKS[arch](width_rate(level))
+    cost = model_cost(arch, EXAMPLES[arch], width_rate=width_rate(level))
+    assert closely.parameters(layers) == trained(arch=arch, width_rate=width_rate(level))
+    assert (closely.macs(layers), closely.paper_flops(layers)) == (cost.macs, cost.paper_flops)
+    assert closely.space_mb(layers) == cost.space_mb
+
+
+@pytest.mark.parametrize("blocks", [(2, 2, 2, 2), (1, 1, 1, 1), (3, 1, 2, 4)])
+def test_any_number_of_blocks_can_be_counted(blocks: tuple[int, ...]) -> None:
+    layers = closely.preresnet(0.25, blocks)
+    cost = model_cost("preresnet18", EXAMPLES["preresnet18"], width_rate=0.25, blocks=blocks)
+    assert (closely.parameters(layers), closely.paper_flops(layers)) == (cost.parameters, cost.paper_flops)
+
+
+def test_eight_blocks_have_eleven_million_parameters() -> None:
+    assert closely.parameters(closely.preresnet(1, (2, 2, 2, 2))) == 11_172_170
+
+
+def test_a_vocabulary_of_any_size_can_be_counted() -> None:
+    assert closely.parameters(closely.transformer(1 / 16, 50)) == trained(
+        arch="transformer", width_rate=1 / 16, num_tokens=50
+    )
+
+
+@pytest.mark.parametrize("image", [(1, 28, 28), (3, 32, 32)])
+def test_the_perceptron_agrees_with_that_of_torch(image: tuple[int, ...]) -> None:
+    layers = closely.mlp(math.prod(image))
+    assert closely.parameters(layers) == trained(arch="mlp", input_shape=image)
+
+
+# The paper's tables
+
+
+@pytest.mark.parametrize(
+    ("count", "printed"),
+    [(1_556_874, 1_600_000), (98_922, 98_900), (1_367_965_696, 1_400_000_000), (1000, 1000), (999, 999)],
+)
+def test_counts_are_rounded_as_the_paper_prints_them(count: int, printed: int) -> None:
+    assert closely.as_printed(count) == printed
+
+
+def test_a_mix_costs_the_mean_of_its_levels() -> None:
+    def model(rate: float) -> list[Layer]:
+        return [closely.linear(int(1100 * rate), int(1100 * rate))]  # 1,211,100 and 303,050 parameters
+
+    assert closely.cost_columns(Mix.parse("a-b"), model) == [0.63, 757_100, 1_500_000, 2.89]
+
+
+@pytest.mark.parametrize("dataset", TABLES)
+def test_all_rows_of_the_papers_tables_agree(dataset: str) -> None:
+    assert closely.agreeing_rows(dataset, TABLES[dataset]).to_dict() == dict.fromkeys(
+        closely.COST_COLUMNS, 31
+    )
+
+
+def test_eight_blocks_do_not_agree() -> None:
+    found = closely.agreeing_rows("cifar10", lambda rate: closely.preresnet(rate, (2, 2, 2, 2)))
+    assert (found[["parameters", "flops", "space_mb"]] < 5).all()
+
+
+def test_space_tells_how_many_words_there_are() -> None:
+    short = closely.agreeing_rows("wikitext2", lambda rate: closely.transformer(rate, 33_278))
+    assert short["space_mb"] < 31
+
+
+# Tables of the page
+
+
+def test_tables_show_counts_with_commas_and_decimals_as_asked() -> None:
+    values = pd.DataFrame({"name": ["x", "y"], "count": [1234, 5], 3: [0.5, np.nan], "flag": [True, False]})
+    assert cells(closely.shown(values, decimals=1)).to_dict("list") == {
+        "name": ["x", "y"],
+        "count": ["1,234", "5"],
+        "3": ["0.5", "–"],
+        "flag": ["True", "False"],
+    }
+
+
+def test_rows_become_a_table() -> None:
+    assert cells(closely.shown([("x", 1), ("y", 2)], "name", "count")).to_dict("list") == {
+        "name": ["x", "y"],
+        "count": ["1", "2"],
+    }
+
+
+def test_a_table_without_rows_says_so() -> None:
+    table = closely.shown(report.beside_paper(pd.DataFrame({"run_id": []})))
+    assert "no such run yet" in table.to_html()
+
+
+def test_levels_stand_below_each_other() -> None:
+    printed = pd.Series({"e": 5, "a": 1, "b": 2, "c": 3, "d": 4, "a-e": 9})
+    table = cells(closely.by_level({"rate": lambda rate: rate, "printed": printed}, decimals=4))
+    assert table["level"].tolist() == list(LEVELS)
+    assert table["rate"].tolist() == ["1.0000", "0.5000", "0.2500", "0.1250", "0.0625"]
+    assert table["printed"].tolist() == ["1", "2", "3", "4", "5"]
+
+
+def test_the_figure_of_heads_shows_a_prefix_of_each() -> None:
+    prefix, each_head = closely.heads("c").axes[0].images[0].get_array().data  # type: ignore[union-attr]
+    assert np.flatnonzero(prefix).tolist() == list(range(64))
+    assert np.flatnonzero(each_head).tolist() == [32 * head + own for head in range(8) for own in range(8)]
+
+
+# Loss and norm, beside torch
+
+
+@pytest.mark.parametrize("masked_loss", closely.MASKS)
+def test_masks_agree_with_those_of_training(masked_loss: str) -> None:
+    """Loss and gradient, by torch's own derivative."""
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    loss = F.cross_entropy(mask_logits(logits, torch.tensor(HELD), masked_loss), torch.tensor(0))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    row = closely.masks(LOGITS, HELD, label=0).set_index("masked_loss").loc[masked_loss]
+    assert row["loss"] == pytest.approx(loss.item())
+    assert [row[f"gradient {number}"] for number in range(4)] == pytest.approx(gradient.tolist())
+
+
+def test_an_absent_label_keeps_its_place_in_the_softmax_of_zero_only() -> None:
+    """Two labels with logit 0 held, two absent."""
+    even = np.zeros(4)
+    assert closely.masked_softmax(even, HELD, "zero").tolist() == [0.25] * 4
+    assert closely.masked_softmax(even, HELD, "neg_inf").tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_one_class_learns_nothing_from_minus_infinity() -> None:
+    alone = np.array([True, False, False, False])
+    row = closely.masks(LOGITS, alone, label=0).set_index("masked_loss").loc["neg_inf"]
+    assert (row == 0).all()
+
+
+def test_the_norm_is_that_of_torch_and_cancels_a_scale() -> None:
+    x = np.random.default_rng(0).normal(size=(10, 4))
+    expected = F.batch_norm(torch.tensor(x), None, None, training=True, eps=closely.EPSILON)
+    assert closely.batch_norm(x) == pytest.approx(expected.numpy())
+    assert closely.batch_norm(16 * x) == pytest.approx(closely.batch_norm(x), abs=1e-4)
+
+
+# Records
+
+
+def finished(curve: Mapping[str, list[float]], **settings: Any) -> None:
+    """Writes the record of a run with such a curve."""
+    params = run_params(**settings)
+    rounds = pd.DataFrame({"round": range(1, 1 + len(next(iter(curve.values())))), **curve})
+    metrics = {f"best_{name}": max(values) for name, values in curve.items()}
+    metrics |= {f"final_{name}": values[-1] for name, values in curve.items()}
+    record = {
+        "run_id": params.run_id,
+        "params": params.model_dump(mode="json"),
+        "metrics": metrics,
+        "cost": vars(Cost(1, 1, 1, 1, 1.0)),
+        "code_hash": code_hash(),
+        "git_dirty": False,
+    }
+    write_run(record, rounds)
+
+
+def test_what_was_not_run_is_said(outputs: Path) -> None:
+    table = cells(closely.recorded("global_accuracy", dataset="mnist", levels="a-e", scaler=[True, False]))
+    assert table["Setting"].tolist() == ["scaler True", "scaler False"]
+    assert table["Code"].tolist() == ["not run", "not run"]
+    assert table["Best"].tolist() == ["–", "–"]
+
+
+def test_each_schedule_that_was_run_has_its_row(outputs: Path) -> None:
+    """The mean over the seeds of one schedule; fewer rounds first."""
+    common: dict[str, Any] = {"dataset": "mnist", "levels": "a-e"}
+    finished({"global_accuracy": [90.0, 80.0]}, **common, rounds=2)
+    finished({"global_accuracy": [91.0, 70.0]}, **common, rounds=2, seed=1)
+    finished({"global_accuracy": [60.0]}, **common, rounds=1)
+    finished({"global_accuracy": [50.0]}, **common, rounds=1, scaler=False)
+    table = cells(closely.recorded("global_accuracy", **common, norm=["sbn", "gn"]))
+    assert table.to_dict("list") == {
+        "Setting": ["norm sbn", "norm sbn", "norm gn"],
+        "Rounds": ["1", "2", "–"],
+        "Seeds": ["1", "2", "–"],
+        "Best": ["60.00", "90.50", "–"],
+        "Final": ["60.00", "75.00", "–"],
+        "Code": ["current", "current", "not run"],
+    }
+
+
+def test_local_accuracy_is_read_where_global_is_best(outputs: Path) -> None:
+    curve = {"global_accuracy": [50.0, 60.0, 55.0], "local_accuracy": [90.0, 92.0, 95.0]}
+    finished(curve, dataset="mnist", partition="non-iid-2", levels="a-e", rounds=3)
+    finished(curve, dataset="mnist", levels="a-e", rounds=3)
+    table = closely.two_bests(report.results())
+    assert table[["best Local", "Local where Global is best"]].to_numpy().tolist() == [[95.0, 92.0]]
+
+
+def test_without_runs_there_is_no_local_accuracy(outputs: Path) -> None:
+    assert closely.two_bests(report.results()).empty

@@ -1,0 +1,76 @@
+"""The paper's printed numbers stand beside the runs that they belong to."""
+
+import pandas as pd
+import pytest
+
+from heterofl_core.folders import PARAMS
+from heterofl_core.levels import all_mixes
+from heterofl_core.paper import (
+    BASELINES,
+    EXCERPT,
+    TABLES,
+    ablation,
+    paper_value,
+    printed_cells,
+    run_of_ablation,
+    table,
+)
+from heterofl_core.params import run_params
+from heterofl_core.studies import read_study
+
+
+def test_tables_5_to_7_have_every_mix_and_baseline() -> None:
+    mixes = {str(mix) for mix in all_mixes()}
+    assert set(table("wikitext2").index) == mixes
+    for dataset in ("mnist", "cifar10"):
+        assert set(table(dataset).index) == mixes | set(BASELINES.values())
+
+
+def test_the_excerpts_have_twelve_mixes_of_their_tables() -> None:
+    assert len(EXCERPT) == 12
+    assert all(set(EXCERPT) <= set(table(dataset).index) for dataset in TABLES)
+
+
+def test_every_cell_belongs_to_one_run() -> None:
+    """34 rows of 3 results, twice; 31 perplexities; 25 rows of the slides with 4 results, three of which,
+    with sBN, Scaler and masked loss at a, e and a-e, stand in the tables, too.
+    """
+    assert len(printed_cells()) == 2 * 34 * 3 + 31 + (25 - 3) * 4
+
+
+def test_a_cell_by_hand() -> None:
+    assert paper_value(run_params(dataset="cifar10", levels="e"), "global_accuracy") == 77.09
+    assert paper_value(run_params(dataset="wikitext2", levels="e"), "perplexity") == 7.41
+    lg = run_params(dataset="mnist", levels="a", method="lg-fedavg", arch="mlp", partition="non-iid-2")
+    assert paper_value(lg, "local_accuracy") == 98.54
+
+
+def test_a_cell_of_the_ablation_by_hand() -> None:
+    run = run_params(
+        dataset="cifar10", partition="non-iid-2", levels="a-e", norm="gn", masked_loss="zero", scaler=True
+    )
+    assert paper_value(run, "local_accuracy") == 88.7
+
+
+def test_where_tables_and_slides_print_the_same_cell_the_tables_win() -> None:
+    run = run_params(dataset="cifar10", partition="non-iid-2", levels="e")
+    assert paper_value(run, "local_accuracy") == 89.62
+
+
+@pytest.mark.parametrize(
+    "settings", [{"seed": 3}, {"protocol": "short"}, {"rounds": 7}, {"precision": "bf16"}]
+)
+def test_neither_schedule_nor_seed_nor_precision_change_the_cell(settings: dict[str, object]) -> None:
+    assert paper_value(run_params(dataset="mnist", levels="a-e", **settings), "global_accuracy") == 99.46
+
+
+def test_what_the_paper_did_not_run_has_no_cell() -> None:
+    assert paper_value(run_params(dataset="mnist", levels="a-e", assignment="fix"), "global_accuracy") is None
+    assert paper_value(run_params(dataset="mnist", levels="a-e"), "local_accuracy") is None
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_the_rows_of_the_ablation_are_the_runs_of_its_study(dataset: str) -> None:
+    rows = {run_of_ablation(dataset, row) for _, row in ablation().iterrows()}
+    assert rows == {run for run in read_study("ablation").runs if run.dataset == dataset}
+    assert len(rows) == len(pd.read_csv(PARAMS / "paper" / "ablation_noniid.csv")) == 25

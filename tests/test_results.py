@@ -1,0 +1,107 @@
+"""The queue takes the first missing run that fits the time left."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heterofl_core import results
+from heterofl_core.errors import InputError
+from heterofl_core.estimate import Timing, timing_name
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.results import PLANS, next_run, read_plan, seconds_left, to_do, work_off
+from heterofl_core.status import STATES, RunStatus
+from heterofl_core.studies import INTERPOLATIONS, TABLES, read_study
+
+RUNS = tuple(run_params(dataset="digits", levels=levels, rounds=10) for levels in ("a", "b", "e"))
+TIMINGS = {
+    timing_name(params, params.levels): Timing(seconds, 0.0)
+    for params, seconds in zip(RUNS, (1.0, 0.1, 0.01), strict=True)
+}
+
+
+@pytest.fixture
+def done(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """States of runs by their id, which the queue believes."""
+    states: dict[str, str] = {}
+
+    def status_of(params: RunParams) -> RunStatus:
+        state = states.get(params.run_id, "missing")
+        return RunStatus(params, state, "", 5 if state == "stopped" else 0)
+
+    monkeypatch.setattr(results, "status_of", status_of)
+    return states
+
+
+def test_what_nobody_did_with_todays_code_is_to_be_done() -> None:
+    states = {state: to_do(RunStatus(RUNS[0], state, "", 0)) for state in STATES}
+    assert {state for state, open_ in states.items() if open_} == {"missing", "stopped", "failed", "stale"}
+
+
+def test_the_first_missing_run_that_fits_comes_next(done: dict[str, str]) -> None:
+    whole = [seconds_left(RunStatus(params, "missing", "", 0), TIMINGS) for params in RUNS]
+    assert whole[0] > whole[1] > whole[2] > 0
+
+    def chosen(seconds: float) -> RunParams | None:
+        status = next_run(RUNS, seconds, TIMINGS, set())
+        return status.params if status else None
+
+    assert chosen(whole[0]) == RUNS[0]
+    assert chosen(whole[0] - 1e-9) == RUNS[1]
+    assert chosen(whole[2] / 2) is None
+    done[RUNS[0].run_id] = "done"
+    done[RUNS[1].run_id] = "running"
+    assert chosen(whole[0]) == RUNS[2]
+
+
+def test_a_run_that_was_stopped_needs_only_the_rest(done: dict[str, str]) -> None:
+    whole = seconds_left(RunStatus(RUNS[0], "missing", "", 0), TIMINGS)
+    done[RUNS[0].run_id] = "stopped"
+    status = next_run(RUNS, whole / 2, TIMINGS, set())
+    assert status is not None
+    assert status.params == RUNS[0]
+
+
+def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
+    done: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def run_notebook(values: dict[str, Any]) -> None:
+        asked.append(values)
+        run_id = run_params(**{name: value for name, value in values.items() if name != "force"}).run_id
+        if values["levels"] == "b":
+            raise InputError("broken")
+        done[run_id] = "done"
+
+    monkeypatch.setattr(results, "run_notebook", run_notebook)
+    monkeypatch.setattr(results, "timings_for", lambda _: TIMINGS)
+    monkeypatch.setattr(results, "read_plan", lambda _: type("Plan", (), {"runs": RUNS}))
+    done[RUNS[2].run_id] = "stale"
+    assert work_off("cpu", hours=10) == [RUNS[0].run_id, RUNS[2].run_id]
+    assert [values["levels"] for values in asked] == ["a", "b", "e"]
+    assert [values.get("force", False) for values in asked] == [False, False, True]
+
+
+@pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
+def test_hours_must_be_positive(hours: float) -> None:
+    with pytest.raises(InputError, match=r"hours .* is not allowed; it must be above 0"):
+        work_off("cpu", hours)
+
+
+def test_an_unknown_plan_is_named_with_those_that_exist() -> None:
+    with pytest.raises(InputError, match="plan 'tpu' is unknown; allowed are cpu, gpu, or a YAML file"):
+        read_plan("tpu")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.yaml")))
+def test_a_plan_is_valid_and_begins_with_the_papers_own_schedule(name: str) -> None:
+    runs = read_plan(name).runs
+    assert len(runs) > 100
+    assert runs[0].protocol == "paper"
+
+
+def test_the_gpus_plan_has_every_run_of_the_papers_tables_and_interpolations_and_ablation() -> None:
+    planned = set(read_plan("gpu").runs)
+    for name in (*TABLES, *INTERPOLATIONS, "ablation", "baselines"):
+        assert set(read_study(name).runs) <= planned, name
