@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import math
 import os
 import platform
 import socket
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import joblib
 import torch
+from joblib.externals.loky import process_executor
 from joblib.parallel import get_active_backend
 
 from heterofl_core.errors import InputError
@@ -42,8 +44,10 @@ def keep_freed_memory() -> None:
     """Makes this process keep the memory that it frees, where the C library is glibc.
 
     Each step frees its activations and asks for the next ones. Given back to the system each time, they come
-    back page by page, filled with zeros, and two processes that do so halve each other's speed.
+    back page by page, filled with zeros, and two processes that do so halve each other's speed. Joblib would
+    take a worker that keeps 300 MB for one that leaks, and start another, which imports torch anew.
     """
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
     if platform.libc_ver()[0] == "glibc":
         for option, value in MALLOC.items():
             ctypes.CDLL("libc.so.6").mallopt(option, value)

@@ -19,14 +19,16 @@ LAYOUT: dict[str, Any] = {
     "height": 420,
 }
 AXIS = {"gridcolor": "rgba(138,138,138,0.25)", "zeroline": False}
-NOTHING = "<p>Not run.</p>"
+NOTHING = '<p class="plain">Not run.</p>'
 DASHES = {"fix": "dash", "dynamic": "solid"}
 
 
 def as_html(figure: Any, alt: str) -> str:
     """A plotly figure as data that the page's script draws; what it shows stands in words beside it."""
     data, words = html.escape(figure.to_json()), html.escape(alt)
-    return f'<div class="interactive-plot" role="figure" aria-label="{words}" data-figure="{data}"></div>'
+    return (
+        f'<div class="plain interactive-plot" role="figure" aria-label="{words}" data-figure="{data}"></div>'
+    )
 
 
 def mix_slider(points: pd.DataFrame, metric: str) -> str:
@@ -46,8 +48,8 @@ def mix_slider(points: pd.DataFrame, metric: str) -> str:
         for large in LEVELS[:-1]:
             line = ours[(ours["share"] == share) & (ours["large"] == large)]
             figure.add_scatter(
-                x=line["small"],
-                y=line["value"],
+                x=line["small"].tolist(),
+                y=line["value"].tolist(),
                 name=f"larger level {large}",
                 mode="lines+markers",
                 line_color=LEVEL_COLOURS[large],
@@ -90,8 +92,8 @@ def curves(found: pd.DataFrame, metric: str) -> str:
     for (large, small, assignment), line in found.groupby(["large", "small", "assignment"]):
         larger.append(str(large))
         figure.add_scatter(
-            x=line["round"],
-            y=line[metric],
+            x=line["round"].tolist(),
+            y=line[metric].tolist(),
             name=f"{large}–{small}, {assignment}",
             line={"color": LEVEL_COLOURS[str(small)], "dash": DASHES[str(assignment)]},
             hovertemplate=f"{large}–{small}, {assignment}, round %{{x}}: %{{y:.2f}}<extra></extra>",

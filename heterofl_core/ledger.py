@@ -50,9 +50,9 @@ def details() -> str:
         rows = pd.DataFrame([row(evidence, one) for one in claim.comparisons])
         text = [name for name in rows.columns if name not in ("Margin", "Paper", "Ours", "±")]
         sections.append(
-            f'<section id="claim-{claim.number}"><h3>{claim.number}. {html.escape(claim.text)}</h3>'
-            f"<p>{html.escape(claim.source)}</p>"
-            f'<div class="pst-scrollable-table-container">{aligned(rows, text).to_html()}</div></section>'
+            f'<details class="plain claim" id="claim-{claim.number}">'
+            f"<summary>{claim.number}. {html.escape(claim.text)}</summary><p>{html.escape(claim.source)}</p>"
+            f'<div class="pst-scrollable-table-container">{aligned(rows, text).to_html()}</div></details>'
         )
     return "\n".join(sections)
 

@@ -166,7 +166,8 @@ def schedules() -> pd.DataFrame:
 
 def settings_of(params: RunParams) -> pd.DataFrame:
     """All parameters of a run, one row each."""
-    return pd.Series(params.model_dump(mode="json"), name=params.run_id).astype(str).to_frame()
+    values = {name: str(value) for name, value in params.model_dump(mode="json").items()}
+    return pd.Series(values, name=params.run_id).to_frame()
 
 
 def metrics_of(record: Mapping[str, Any]) -> pd.DataFrame:

@@ -42,7 +42,7 @@ def body(record: Mapping[str, Any]) -> str:
         heading("Do it again"),
         f'<div class="highlight"><pre>{html.escape(command(params))}</pre></div>',
         heading("How it ran"),
-        f"<pre>{html.escape(report.how_it_ran(record))}</pre>",
+        f'<pre class="wrapped">{html.escape(report.how_it_ran(record))}</pre>',
         heading("Settings"),
         table(report.settings_of(params)),
         heading("Versions"),
@@ -64,10 +64,9 @@ def heading(text: str) -> str:
 
 
 def table(values: pd.DataFrame) -> str:
-    """A table that scrolls by itself where it is too wide."""
-    return (
-        f'<div class="pst-scrollable-table-container">{values.to_html(classes="dataframe", border=0)}</div>'
-    )
+    """A table as those that cells print."""
+    printed = values.to_html(classes="dataframe", border=0)
+    return f'<div class="cell"><div class="cell_output pst-scrollable-table-container">{printed}</div></div>'
 
 
 def image(figure: Figure, alt: str) -> str:

@@ -271,7 +271,7 @@ AXE = files("axe_playwright_python") / "axe.min.js"
 """The accessibility checker axe-core."""
 
 SERIOUS = """async () => {
-    const found = await axe.run(document, {resultTypes: ["violations"]});
+    const found = await axe.run(document, {preload: false, resultTypes: ["violations"]});
     return found.violations
         .filter(one => ["serious", "critical"].includes(one.impact))
         .map(one => `${one.id}: ${one.nodes.map(node => node.target.join(" ")).slice(0, 3).join(", ")}`);

@@ -1,6 +1,7 @@
 """Jobs side by side: the same answers, in order, and nothing else changed."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +123,19 @@ def test_they_stay_so_when_a_job_fails() -> None:
 def test_a_failure_in_a_worker_is_raised_here() -> None:
     with pytest.raises(ValueError, match="job 1 cannot be done"):
         side_by_side(refuse, [1, 1], workers=2)
+
+
+KEPT: list[bytearray] = []
+
+
+def keep(megabytes: int) -> int:
+    """Keeps so much memory, and takes as long as joblib waits before it looks at it."""
+    KEPT.append(bytearray(megabytes * 2**20))
+    time.sleep(1.1)
+    return os.getpid()
+
+
+def test_a_worker_that_keeps_memory_stays() -> None:
+    rounds = [set(side_by_side(keep, [megabytes, megabytes], workers=2)) for megabytes in (1, 400, 1)]
+    assert len(rounds[0]) == 2
+    assert rounds[0] == rounds[1] == rounds[2]

@@ -1,4 +1,4 @@
-"""Sortable tables and interactive figures from installed packages, so that the book needs no network.
+"""The pages' scripts: sortable tables and interactive figures from installed packages, without a network.
 
 DataTables comes with `itables` and is a module, which a browser does not load from a folder: it becomes an
 address in a script. plotly.js comes with `plotly`. Only pages that use a script load it.
@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 
 def add_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.Node) -> None:
     """Has a page load the scripts that it uses."""
+    app.add_js_file("accessible.js", loading_method="defer")
     body = str(context.get("body", ""))
     if "searchable" in body:
         app.add_css_file("datatables.css")
@@ -36,7 +37,8 @@ def write_scripts(app: Sphinx, exception: Exception | None) -> None:
     script = f'const BUNDLE = "data:text/javascript;base64,{address}";\n' + (HERE / "tables.js").read_text()
     (target / "tables.js").write_text(script)
     (target / "datatables.css").write_bytes((bundle / "dt_bundle.css").read_bytes())
-    (target / "plots.js").write_bytes((HERE / "plots.js").read_bytes())
+    for name in ("accessible.js", "plots.js"):
+        (target / name).write_bytes((HERE / name).read_bytes())
     plotly = files("plotly") / "package_data" / "plotly.min.js"
     (target / "plotly.min.js").write_bytes(plotly.read_bytes())
 
