@@ -2,8 +2,11 @@
 
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heterofl_core import transformer
-from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy, client_update
+from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy, client_update, peak_memory_mb
 from heterofl_core.examples import ImageExamples, normalise
 from heterofl_core.executor import on_one_thread, side_by_side
 from heterofl_core.layers import mask_logits
@@ -386,3 +389,14 @@ def test_what_dropout_drops_does_not_depend_on_what_building_the_model_drew(
     monkeypatch.setattr(transformer, "DROPOUT", 0.0)
     without = update(5).parameters
     assert max(np.abs(without[name] - value).max() for name, value in plain.parameters.items()) > 1e-3
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's own peak")
+def test_the_peak_of_a_process_is_its_own() -> None:
+    """Not that of the one which started it."""
+    ballast = np.ones(2**27)  # 1024 MB
+    program = "from heterofl_core.clients import peak_memory_mb; print(peak_memory_mb())"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 50 < float(answer.stdout) < 1000
+    assert peak_memory_mb() > 1000
+    del ballast
