@@ -46,7 +46,7 @@ def results(dataset: str, partition: str, metric: str, excerpt: bool = False) ->
     described["Ratio"] = described["Ratio"].map("{:.2f}".format)
     described["Parameters"] = described["Parameters"].map(magnitude)
     described["Space (MB)"] = described["Space (MB)"].map("{:.2f}".format)
-    return beside(described, [run_of_row(dataset, partition, row) for row in rows], metric)
+    return beside(described, ["Model"], [run_of_row(dataset, partition, row) for row in rows], metric)
 
 
 def ablations(dataset: str, metric: str) -> Styler:
@@ -60,7 +60,7 @@ def ablations(dataset: str, metric: str) -> Styler:
             "Masked loss": [{"yes": "on", "no": "off"}[row["masked_ce"]] for row in rows],
         }
     )
-    return beside(described, [run_of_ablation(dataset, row) for row in rows], metric)
+    return beside(described, described.columns, [run_of_ablation(dataset, row) for row in rows], metric)
 
 
 def runs(asked: Sequence[tuple[Mapping[str, str], RunParams]], metric: str) -> Styler:
@@ -69,16 +69,15 @@ def runs(asked: Sequence[tuple[Mapping[str, str], RunParams]], metric: str) -> S
     Args:
         asked: what the first columns say of each run, and the run.
     """
-    return beside(pd.DataFrame([described for described, _ in asked]), [run for _, run in asked], metric)
+    described = pd.DataFrame([words for words, _ in asked])
+    return beside(described, described.columns, [run for _, run in asked], metric)
 
 
-def beside(described: pd.DataFrame, asked: Iterable[RunParams], metric: str) -> Styler:
-    """The paper's numbers and ours to the right of what describes the rows."""
+def beside(described: pd.DataFrame, words: Iterable[str], asked: Iterable[RunParams], metric: str) -> Styler:
+    """The paper's numbers and ours to the right of what describes the rows, in words or in numbers."""
     evidence = all_evidence()
     cells = pd.DataFrame([cell(evidence.answer(run), run, metric) for run in asked], index=described.index)
-    return searchable(
-        aligned(pd.concat([described, cells], axis=1), text=[*described.columns[:1], "Schedule"])
-    )
+    return searchable(aligned(pd.concat([described, cells], axis=1), text=[*words, "Schedule"]))
 
 
 def cell(answer: Answer | None, asked: RunParams, metric: str) -> dict[str, str]:

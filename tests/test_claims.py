@@ -109,3 +109,18 @@ def test_without_runs_the_ledger_says_so_of_every_claim() -> None:
     details = ledger.details()
     assert details.count("<details") == len(read_claims())
     assert "+13.20" in details  # the paper's 90.29 at a-e against 77.09 at e, on CIFAR10
+
+
+def test_with_a_record_removed_only_verdicts_that_hang_on_it_change(outputs: Path) -> None:
+    """Level e alone, IID, is what claim 1 compares with; claim 6 needs baselines, too."""
+    records = [a_record(99.0, levels=levels) for levels in ("a-e", "b-e", "c-e")]
+    records += [a_record(98.0 + seed / 100, levels="e", seed=seed) for seed in range(2)]
+
+    def verdicts(some: list[dict[str, Any]]) -> dict[int, str]:
+        evidence = Evidence(some)
+        return {claim.number: ledger.verdict_of(evidence, claim, "mnist") for claim in read_claims()}
+
+    before, after = verdicts(records), verdicts(records[:3])
+    assert before[1].startswith("reproduced (3 of ")
+    assert after[1].startswith("not enough runs (0 of ")
+    assert {number for number in before if before[number] != after[number]} == {1}
