@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from heterofl_core.params import SCHEDULE, RunParams
 from heterofl_core.provenance import code_hash
@@ -70,7 +70,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def quantile(freedom: int) -> float:
     """How many standard errors a 95 % interval reaches to each side."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 @dataclass(frozen=True)
