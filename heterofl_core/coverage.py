@@ -16,7 +16,7 @@ from heterofl_core.paper import EXCERPT, TABLES
 from heterofl_core.params import RunParams
 from heterofl_core.records import all_records
 from heterofl_core.studies import all_runs, read_study, study_names
-from heterofl_core.tables import aligned, printed
+from heterofl_core.tables import aligned, printed, run_link
 
 COVERAGE = {
     "done": "was run with the schedule that the study asks for",
@@ -167,7 +167,7 @@ def origin(record: Record) -> dict[str, str]:
     """Which code made a record; a row of `to_check`."""
     run_id = record["run_id"]
     return {
-        "Run": f'<a href="../runs/{run_id}.html">{run_id}</a>',
+        "Run": run_link(run_id, run_id),
         "Its code": state(record),
         "Hash": record["code_hash"],
         "Commit": str(record["git_commit"])[:12],

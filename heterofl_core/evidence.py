@@ -64,8 +64,14 @@ def estimate(values: Sequence[float]) -> Estimate:
     count, mean = len(values), math.fsum(values) / len(values)
     if count == 1:
         return Estimate(mean, math.nan, 1)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    spread = math.sqrt(squares(values) / (count - 1))
     return Estimate(mean, quantile(count - 1) * spread / math.sqrt(count), count)
+
+
+def squares(values: Sequence[float]) -> float:
+    """The sum of the squared deviations from the mean."""
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values)
 
 
 def quantile(freedom: int) -> float:
@@ -161,16 +167,14 @@ class Evidence:
         Returns:
             NaN and 0 where every setting was run once.
         """
-        squares, freedom = 0.0, 0
+        total, freedom = 0.0, 0
         for answer in self.all_answers():
             params = answer.records[0]["params"]
             if (params["dataset"], params["partition"]) != (dataset, partition) or len(answer.records) < 2:
                 continue
-            values = answer.values(metric)
-            mean = math.fsum(values) / len(values)
-            squares += math.fsum((value - mean) ** 2 for value in values)
-            freedom += len(values) - 1
-        return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
+            total += squares(answer.values(metric))
+            freedom += len(answer.records) - 1
+        return (math.sqrt(total / freedom), freedom) if freedom else (math.nan, 0)
 
 
 def answer_of(records: Iterable[Record]) -> Answer:
@@ -211,8 +215,8 @@ def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: 
     if pair is None:
         return None
     first, second = pair
-    means = [math.fsum(values) / len(values) for values in (first.values(metric), second.values(metric))]
     noise, freedom = evidence.seed_noise(better.dataset, better.partition, metric)
     error = noise * math.sqrt(1 / len(first.records) + 1 / len(second.records))
     half_width = quantile(freedom) * error if freedom else math.nan
-    return Difference(METRICS[metric].sign * (means[0] - means[1]), half_width, first.schedule)
+    gain = estimate(first.values(metric)).mean - estimate(second.values(metric)).mean
+    return Difference(METRICS[metric].sign * gain, half_width, first.schedule)

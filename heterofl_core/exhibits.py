@@ -25,7 +25,7 @@ from heterofl_core.report import variation
 from heterofl_core.series import PAIRS
 from heterofl_core.settings import command
 from heterofl_core.studies import read_study
-from heterofl_core.tables import aligned, magnitude, searchable
+from heterofl_core.tables import aligned, magnitude, run_link, searchable, signed
 
 DECIMALS = 2
 COLUMNS = ("Paper", "Ours", "±", "Seeds", "Difference", "Schedule")
@@ -93,14 +93,14 @@ def cell(answer: Answer | None, asked: RunParams, metric: str) -> dict[str, str]
         "Ours": linked(answer, f"{found.mean:.{DECIMALS}f}{MARKS[answer.state]}"),
         "±": "" if math.isnan(found.half_width) else f"{found.half_width:.{DECIMALS}f}",
         "Seeds": str(found.count),
-        "Difference": "" if paper is None else f"{found.mean - paper:+.{DECIMALS}f}".replace("-", "−"),
+        "Difference": "" if paper is None else signed(found.mean - paper),
         "Schedule": answer.schedule,
     }
 
 
 def linked(answer: Answer, text: str) -> str:
     """A text that leads to the page of the first of the runs."""
-    return f'<a href="../runs/{answer.records[0]["run_id"]}.html">{text}</a>'
+    return run_link(answer.records[0]["run_id"], text)
 
 
 def points(found: pd.DataFrame) -> Styler:
@@ -134,9 +134,7 @@ def sub_models(metric: str) -> Styler:
             "Level": found["level"],
             "Its slice": found["sliced"].map(number),
             "Alone": [("not run" if pd.isna(value) else number(value)) for value in found["alone"]],
-            "Better by": [
-                ("–" if pd.isna(value) else f"{value:+.{DECIMALS}f}".replace("-", "−")) for value in gain
-            ],
+            "Better by": [("–" if pd.isna(value) else signed(value)) for value in gain],
             "Schedule": found["schedule"],
         }
     )

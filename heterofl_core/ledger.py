@@ -10,13 +10,11 @@ from pandas.io.formats.style import Styler
 from heterofl_core.claims import OUTCOMES, VERDICTS, Claim, Comparison, judged, read_claims, verdict
 from heterofl_core.evidence import Evidence
 from heterofl_core.exhibits import all_evidence
-from heterofl_core.paper import paper_value
+from heterofl_core.paper import TABLES, paper_value
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS
-from heterofl_core.report import variation
-from heterofl_core.tables import aligned, printed
-
-DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR10", "wikitext2": "WikiText2"}
+from heterofl_core.report import DATASETS, variation
+from heterofl_core.tables import aligned, printed, signed
 
 
 def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
@@ -35,7 +33,7 @@ def overview() -> Styler:
         {
             "": f'<a href="#claim-{claim.number}">{claim.number}</a>',
             "The paper claims": claim.text,
-            **{title: verdict_of(evidence, claim, dataset) for dataset, title in DATASETS.items()},
+            **{DATASETS[dataset]: verdict_of(evidence, claim, dataset) for dataset in TABLES},
         }
         for claim in read_claims()
     ]
@@ -89,11 +87,6 @@ def short(run: RunParams, other: RunParams) -> str:
         else []
     )
     return ", ".join([run.levels, *assignment, *([changed] if changed else [])])
-
-
-def signed(value: float) -> str:
-    """With its sign and two decimals."""
-    return f"{value:+.2f}".replace("-", "−")
 
 
 def rules() -> Styler:

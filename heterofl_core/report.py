@@ -15,7 +15,10 @@ from heterofl_core.paper import BASELINES, CELLS, paper_value
 from heterofl_core.params import SCHEDULE, SCHEDULES, RunParams, planned_schedule, run_params
 from heterofl_core.records import METRICS, all_records, read_rounds, results_table
 from heterofl_core.status import STATES
-from heterofl_core.tables import printed, searchable
+from heterofl_core.tables import printed, run_link, searchable
+
+DATASETS = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR10", "wikitext2": "WikiText2"}
+"""Their names for people."""
 
 SWITCHES = (
     "method",
@@ -129,8 +132,7 @@ def table_of_runs(runs: pd.DataFrame) -> Styler:
     table["schedule"] = table["protocol"] + ", " + table["rounds"].astype(str) + " rounds"
     described = table["levels"] + ", " + table["assignment"]
     table["levels"] = [
-        f'<a href="../runs/{run_id}.html">{levels}</a>'
-        for run_id, levels in zip(table["run_id"], described, strict=True)
+        run_link(run_id, levels) for run_id, levels in zip(table["run_id"], described, strict=True)
     ]
     numbers: list[Hashable] = [COLUMNS[name] for name in ("seed", "paper", "best", "final", "difference")]
     return (
@@ -235,10 +237,9 @@ def how_it_ran(record: Mapping[str, Any]) -> str:
 
 def title_of(params: Mapping[str, Any]) -> str:
     """A title for the page of one run."""
-    names = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR10", "wikitext2": "WikiText2"}
     seed = f", seed {params['seed']}" if params["seed"] else ""
     varied = f", {variation(params)}" if variation(params) else ""
     return (
-        f"{names[params['dataset']]}, {params['partition'].replace('iid', 'IID')}, "
+        f"{DATASETS[params['dataset']]}, {params['partition'].replace('iid', 'IID')}, "
         f"levels {params['levels']} ({params['assignment']}){varied}, {params['rounds']} rounds{seed}"
     )

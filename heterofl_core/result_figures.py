@@ -12,14 +12,28 @@ from heterofl_core.records import METRICS
 STYLES = {"fix": "--", "dynamic": "-"}
 
 
-def four_panels(metric: str) -> tuple[Figure, dict[str, Plot]]:
-    """A figure with a panel for each larger level a to d, by that level."""
+def four_panels(
+    data: pd.DataFrame, metric: str, across: str
+) -> tuple[Figure, list[tuple[str, Plot, pd.DataFrame]]]:
+    """A figure with a panel for each larger level a to d.
+
+    Args:
+        data: whose column `large` says which panel a line is for.
+        across: label of what runs from left to right.
+
+    Returns:
+        The figure, and for each panel its level, its axes and its data.
+    """
     figure = Figure(figsize=(7.6, 6.0))
-    plots = dict(zip(LEVELS, figure.subplots(2, 2, sharex=True).flat, strict=False))
-    for large, plot in plots.items():
+    plots = figure.subplots(2, 2, sharex=True)
+    panels = []
+    for large, plot in zip(LEVELS, plots.flat, strict=False):
         plot.set_title(f"larger level {large}", loc="left")
         plot.set_ylabel(METRICS[metric].axis)
-    return figure, plots
+        panels.append((large, plot, data[data["large"] == large]))
+    for plot in plots[-1]:
+        plot.set_xlabel(across)
+    return figure, panels
 
 
 def interpolation(points: pd.DataFrame, metric: str) -> Figure:
@@ -28,9 +42,8 @@ def interpolation(points: pd.DataFrame, metric: str) -> Figure:
     Args:
         points: see `series.interpolation`.
     """
-    figure, plots = four_panels(metric)
-    for large, plot in plots.items():
-        panel = points[points["large"] == large]
+    figure, panels = four_panels(points, metric, "clients at the larger level (%)")
+    for large, plot, panel in panels:
         for small, line in panel.groupby("small"):
             ours, paper = (line[line["whose"] == whose] for whose in ("ours", "paper"))
             colour = LEVEL_COLOURS[str(small)]
@@ -48,8 +61,6 @@ def interpolation(points: pd.DataFrame, metric: str) -> Figure:
         if panel[panel["whose"] == "ours"].empty:
             not_run(plot)
         plot.legend(frameon=False, fontsize=8)
-    for plot in list(plots.values())[2:]:
-        plot.set_xlabel("clients at the larger level (%)")
     return figure
 
 
@@ -59,9 +70,8 @@ def pair_curves(curves: pd.DataFrame, metric: str) -> Figure:
     Args:
         curves: see `series.learning_curves`.
     """
-    figure, plots = four_panels(metric)
-    for large, plot in plots.items():
-        panel = curves[curves["large"] == large]
+    figure, panels = four_panels(curves, metric, "communication round")
+    for large, plot, panel in panels:
         for (small, assignment), line in panel.groupby(["small", "assignment"]):
             plot.plot(
                 line["round"],
@@ -75,8 +85,6 @@ def pair_curves(curves: pd.DataFrame, metric: str) -> Figure:
         else:
             plot.legend(frameon=False, fontsize=8)
         plot.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for plot in list(plots.values())[2:]:
-        plot.set_xlabel("communication round")
     return figure
 
 

@@ -39,3 +39,13 @@ def magnitude(value: float) -> str:
         if value >= factor:
             return f"{value / factor:.1f}{letter}"
     return f"{value:.0f}"
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign and two decimals."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def run_link(run_id: str, text: str) -> str:
+    """A text that leads from a page of the report to a run's own."""
+    return f'<a href="../runs/{run_id}.html">{text}</a>'
