@@ -12,6 +12,7 @@ import numpy as np
 from heterofl_core.errors import InputError
 from heterofl_core.files import atomic
 from heterofl_core.folders import cache_folder, data_folder
+from heterofl_core.own import is_own_dataset, parquet_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,8 @@ def load_images(dataset: str) -> Images:
     """Loads a data set: from the cache, else from the mirror, else (MNIST) from its official source.
 
     Args:
-        dataset: `digits` (embedded in scikit-learn), `mnist` or `cifar10`.
+        dataset: `digits` (embedded in scikit-learn), `mnist`, `cifar10`, or `own-NAME`, which is
+            decoded each time, since it may have changed.
 
     Raises:
         InputError: a file is missing and cannot be downloaded, or is damaged; the message says
@@ -66,6 +68,8 @@ def load_images(dataset: str) -> Images:
     """
     if dataset == "digits":
         return load_digits()
+    if is_own_dataset(dataset):
+        return read_own(dataset)
     cache = cache_folder() / dataset
     arrays = read_cache(cache, Images)
     if arrays is None:
@@ -151,15 +155,38 @@ def read_cifar10() -> Images:
     )
 
 
+def read_own(dataset: str) -> Images:
+    """Somebody's own data set; see `own`.
+
+    Raises:
+        InputError: a file is missing or damaged, the halves differ in the images' size, or the test half has
+            a label that the training half lacks.
+    """
+    train, test = (read_images([file], "image") for file in parquet_files(dataset))
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise InputError(
+            f"dataset {dataset!r} has training images of shape {train[0].shape[1:]} and test images of shape "
+            f"{test[0].shape[1:]}; they must be alike"
+        )
+    labels = np.unique(train[1])
+    if labels[0] != 0 or labels[-1] != len(labels) - 1 or not np.isin(test[1], labels).all():
+        raise InputError(
+            f"dataset {dataset!r} has the training labels {labels.tolist()} and the test labels "
+            f"{np.unique(test[1]).tolist()}; the first must be 0, 1, 2, ... without a gap, and the second "
+            "among them"
+        )
+    return Images(*train, *test)
+
+
 READERS: dict[str, Callable[[], Images]] = {"mnist": read_mnist, "cifar10": read_cifar10}
 
 
-def read_images(paths: Sequence[Path], column: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def read_images(paths: Sequence[Path], column: str, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Decodes images and labels from Parquet files in Hugging Face's layout.
 
     Args:
         column: that holds the encoded images.
-        rows: in all the files together.
+        rows: that all the files together must have; None for any number.
 
     Returns:
         Pixels of shape (rows, channels, height, width) and labels of shape (rows,).
@@ -179,7 +206,7 @@ def read_images(paths: Sequence[Path], column: str, rows: int) -> tuple[np.ndarr
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:  # Pillow's are among these
             raise InputError(f"data file {path} is damaged ({error}); fetch it again") from error
     found = sum(map(len, labels))
-    if found != rows:
+    if found != (rows or found):
         raise InputError(f"data file {' with '.join(map(str, paths))} has {found} rows; {rows} are expected")
     return np.ascontiguousarray(np.concatenate(pixels).transpose(0, 3, 1, 2)), np.concatenate(labels)
 

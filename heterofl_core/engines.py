@@ -11,6 +11,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.estimate import work_of
 from heterofl_core.executor import as_they_come
 from heterofl_core.levels import Mix
+from heterofl_core.own import is_own_model
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.vectorised import fast_updates
 
@@ -49,7 +50,8 @@ PLAIN = Engine("plain", "cpu")
 def engine_of(params: RunParams, execution: Execution) -> Engine:
     """The engine that executes a run.
 
-    Ordinary batch normalisation changes its running estimates in place, which only the plain loop does.
+    Ordinary batch normalisation changes its running estimates in place, which only the plain loop does; and a
+    program of somebody's own model would outlive a change of its code.
 
     Raises:
         InputError: this machine has no such device or no compiler, or the run cannot be compiled.
@@ -57,9 +59,14 @@ def engine_of(params: RunParams, execution: Execution) -> Engine:
     name, device = execution.engine, execution.device
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device 'cuda' is not on this machine; allowed here is cpu")
-    possible = params.norm != "bn" and (device == "cuda" or compiler() is not None)
+    hindrances = {
+        "norm 'bn'": params.norm == "bn",
+        f"arch {params.arch!r}": is_own_model(params.arch),
+        "a machine without a C++ compiler (g++ or clang++)": device == "cpu" and compiler() is None,
+    }
+    possible = not any(hindrances.values())
     if name == "compiled" and not possible:
-        why = "norm 'bn'" if params.norm == "bn" else "a machine without a C++ compiler (g++ or clang++)"
+        why = next(why for why, is_so in hindrances.items() if is_so)
         raise InputError(f"engine 'compiled' is not possible with {why}; allowed are auto, plain")
     if name == "auto":
         enough = work_of(params).steps >= PAYS * len(Mix.parse(params.levels).levels)

@@ -1,5 +1,7 @@
 """How much work a run is, and how long this machine would take for it; nothing here needs torch."""
 
+import functools
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ import joblib
 from heterofl_core.files import write_text
 from heterofl_core.folders import cache_folder
 from heterofl_core.levels import Mix
+from heterofl_core.own import is_own_dataset, parquet_files
 from heterofl_core.params import SEQUENCE_LENGTH, RunParams
 from heterofl_core.provenance import code_hash, processor
 
@@ -37,6 +40,27 @@ SIZES = {
 }
 
 
+def sizes_of(dataset: str) -> Sizes:
+    """How large a data set is; somebody's own is looked at.
+
+    Raises:
+        InputError: it is somebody's own, and is not there.
+    """
+    return own_sizes(*parquet_files(dataset)) if is_own_dataset(dataset) else SIZES[dataset]
+
+
+@functools.cache
+def own_sizes(train: Path, test: Path) -> Sizes:
+    """The rows of two Parquet files, and the shape of the first image."""
+    from PIL import Image
+    from pyarrow.parquet import ParquetFile
+
+    first = next(ParquetFile(train).iter_batches(1, columns=["image"])).to_pylist()[0]["image"]
+    with Image.open(io.BytesIO(first["bytes"])) as image:
+        shape = (len(image.getbands()), image.height, image.width)
+    return Sizes(shape, *(ParquetFile(file).metadata.num_rows for file in (train, test)))
+
+
 @dataclass(frozen=True)
 class Work:
     """What a run does.
@@ -56,7 +80,7 @@ class Work:
 
 def work_of(params: RunParams) -> Work:
     """The work of a run, from its parameters alone."""
-    sizes = SIZES[params.dataset]
+    sizes = sizes_of(params.dataset)
     text = params.dataset == "wikitext2"
     per_client = sizes.train / params.num_clients
     batch = max(1, params.batch_size // params.num_clients) if text else params.batch_size

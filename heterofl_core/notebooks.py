@@ -14,7 +14,8 @@ from heterofl_core.records import executed_path, failed_path, record_path
 from heterofl_core.settings import split_settings, telling
 
 NOTEBOOKS = {"digits": "mnist", "mnist": "mnist", "cifar10": "cifar10", "wikitext2": "wikitext2"}
-"""For each data set the notebook in `book/experiments/` of the paper's own setting."""
+"""For each data set the notebook in `book/experiments/` of the paper's own setting. Somebody's own
+images have MNIST's."""
 
 
 def notebook_of(params: RunParams) -> str:
@@ -30,7 +31,7 @@ def notebook_of(params: RunParams) -> str:
         return "ablation"
     if params.assignment == "fix" and usual.assignment == "dynamic":
         return "interpolation"
-    return NOTEBOOKS[params.dataset]
+    return NOTEBOOKS.get(params.dataset, NOTEBOOKS["mnist"])
 
 
 def papermill_command(params: RunParams) -> str:

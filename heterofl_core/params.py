@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from heterofl_core.errors import InputError
 from heterofl_core.folders import PARAMS
 from heterofl_core.levels import Mix
+from heterofl_core.own import is_own_dataset, is_own_model
 from heterofl_core.traces import read_trace
 
 SCHEDULES: dict[str, Any] = yaml.safe_load((PARAMS / "schedules.yaml").read_text(encoding="utf-8"))
@@ -40,6 +41,7 @@ SHORT = 0.1  # schedule_factor of the short protocol, unless given
 
 
 PAPER_BLOCKS = (1, 1, 1, 2)
+ARCHITECTURES = ("cnn", "preresnet18", "transformer", "mlp")
 ARCHITECTURE_NORMS = {"mlp": "none", "transformer": "ln"}
 """The only norm of an architecture; the others have a choice."""
 
@@ -50,11 +52,12 @@ class RunParams(BaseModel):
     """The parameters of one run, complete; `run_params` fills them in from the few that are given.
 
     Attributes:
-        dataset: `digits` (embedded, not in the paper), `mnist`, `cifar10` or `wikitext2`.
+        dataset: `digits` (embedded, not in the paper), `mnist`, `cifar10`, `wikitext2`, or one's own
+            `own-NAME`; see `own`.
         levels: the mix, such as `e`, `a-e`, `a3-e7`; see `levels.Mix`.
         method: `heterofl`, or a baseline: `fedavg`, `standalone`, `lg-fedavg`; see `methods`.
         shared_layers: how many of the last layers `lg-fedavg` shares.
-        arch: `cnn`, `preresnet18` or `mlp` for images, `transformer` for text.
+        arch: `cnn`, `preresnet18`, `mlp` or one's own `MODULE:CLASS` for images, `transformer` for text.
         blocks: in the four stages of `preresnet18`; None for the paper's 1, 1, 1, 2.
         partition: `iid`, `non-iid-k` for at most k labels a client, or `dirichlet-α`.
         assignment: `fix`; `dynamic` for levels drawn anew each round; `uniform` for levels drawn once;
@@ -86,11 +89,11 @@ class RunParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    dataset: Literal["digits", "mnist", "cifar10", "wikitext2"]
+    dataset: str
     levels: str
     method: Literal["heterofl", "fedavg", "standalone", "lg-fedavg"] = "heterofl"
     shared_layers: Count = 3
-    arch: Literal["cnn", "preresnet18", "transformer", "mlp"]
+    arch: str
     blocks: tuple[Count, Count, Count, Count] | None = None
     partition: str = "iid"
     assignment: Literal["fix", "dynamic", "uniform", "trace"]
@@ -119,6 +122,17 @@ class RunParams(BaseModel):
     precision: Literal["fp32", "bf16", "tf32"] = "fp32"
     eval_every: Count = Field(default_factory=lambda earlier: max(1, earlier["rounds"] // EVALUATIONS))
     seed: int = Field(0, ge=0, strict=True)
+
+    @field_validator("dataset")
+    @classmethod
+    def check_dataset(cls, dataset: str) -> str:
+        """It is one of the study's, or has the name of somebody's own."""
+        if dataset not in SCHEDULES["datasets"] and not is_own_dataset(dataset):
+            raise InputError(
+                f"dataset {dataset!r} is unknown; allowed are {', '.join(SCHEDULES['datasets'])}, and "
+                "own-NAME for a folder of your own"
+            )
+        return dataset
 
     @model_validator(mode="after")
     def check(self) -> Self:
@@ -163,8 +177,13 @@ class RunParams(BaseModel):
     def check_architecture(self) -> None:
         """The architecture fits the data, the norm and the method."""
         text = self.dataset == "wikitext2"
+        if self.arch not in ARCHITECTURES and not is_own_model(self.arch):
+            raise InputError(
+                f"arch {self.arch!r} is unknown; allowed are {', '.join(ARCHITECTURES)}, and "
+                "MODULE:CLASS for your own"
+            )
         if (self.arch == "transformer") != text:
-            allowed = "transformer" if text else "cnn, preresnet18, mlp"
+            allowed = "transformer" if text else "cnn, preresnet18, mlp, MODULE:CLASS"
             raise InputError(
                 f"arch {self.arch!r} is not for dataset {self.dataset!r}; allowed there: {allowed}"
             )
@@ -315,9 +334,9 @@ def planned_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
         InputError: the protocol does not exist for the data set.
     """
     dataset = str(given.get("dataset"))
-    if dataset not in SCHEDULES["datasets"]:
+    plans = SCHEDULES["own"] if is_own_dataset(dataset) else SCHEDULES["datasets"].get(dataset)
+    if plans is None:
         return {}
-    plans = SCHEDULES["datasets"][dataset]
     own = "paper" if "paper" in plans else "custom"
     protocol = given.get("protocol", own)
     if protocol in ("paper", "short") and own != "paper":

@@ -23,6 +23,8 @@ from heterofl_core.studies import read_study, study_names
 WORKFLOW = ROOT / "workflow"
 MEMORY_MB = {"digits": 1_000, "mnist": 2_000, "cifar10": 3_000, "wikitext2": 3_000}
 """What a run asks a cluster for, beside its workers."""
+OWN_MB = 4_000
+"""The same for somebody's own data set, which nobody has measured."""
 WORKER_MB = 1_000
 
 
@@ -69,7 +71,7 @@ class Plan:
 
     def memory_mb(self, run_id: str) -> int:
         """The memory that a run asks a cluster for."""
-        return MEMORY_MB[self.runs[run_id].dataset] + self.workers * WORKER_MB
+        return MEMORY_MB.get(self.runs[run_id].dataset, OWN_MB) + self.workers * WORKER_MB
 
 
 def as_options(settings: Sequence[str]) -> list[str]:

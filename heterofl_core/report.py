@@ -240,6 +240,6 @@ def title_of(params: Mapping[str, Any]) -> str:
     seed = f", seed {params['seed']}" if params["seed"] else ""
     varied = f", {variation(params)}" if variation(params) else ""
     return (
-        f"{DATASETS[params['dataset']]}, {params['partition'].replace('iid', 'IID')}, "
+        f"{DATASETS.get(params['dataset'], params['dataset'])}, {params['partition'].replace('iid', 'IID')}, "
         f"levels {params['levels']} ({params['assignment']}){varied}, {params['rounds']} rounds{seed}"
     )

@@ -19,6 +19,7 @@ from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
 from heterofl_core.files import sweep
 from heterofl_core.locks import locked
+from heterofl_core.own import fingerprints
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.provenance import provenance
 from heterofl_core.records import (
@@ -159,6 +160,7 @@ def make_record(federation: Federation, state: RunState, engine: Engine) -> dict
         "engine": engine.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
+        **fingerprints(params.dataset, params.arch),
         **({"device": torch.cuda.get_device_name()} if engine.device == "cuda" else {}),
         "status": "done",
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from heterofl_core.errors import InputError
 from heterofl_core.selection import Axes, Axis
 
 Layout = Mapping[str, tuple[Axis | None, Axis | None]]
@@ -28,9 +29,24 @@ class SliceableModel(nn.Module, ABC):
 
         Biases, and the elements and running estimates of norms, lie on the output axis; further
         dimensions of a weight (a convolution's kernel) are held whole.
+
+        Raises:
+            InputError: the layout leaves out a tensor, or an axis has another size than the dimension along
+                it.
         """
-        return {
+        axes: dict[str, tuple[Axis | None, ...]] = {
             f"{layer}.{name}": (*axes, None, None)[: value.dim()]
             for layer, axes in self.layout().items()
             for name, value in self.get_submodule(layer).state_dict().items()
         }
+        model = type(self).__name__
+        for name, value in self.state_dict().items():
+            if name not in axes:
+                raise InputError(f"the layout of {model} has no entry for the layer of {name!r}")
+            for dimension, (size, axis) in enumerate(zip(value.shape, axes[name], strict=True)):
+                if axis and axis.size != size:
+                    raise InputError(
+                        f"the layout of {model} puts dimension {dimension} of {name!r}, which has {size} "
+                        f"coordinates, on the axis {axis.name!r}, which has {axis.size}"
+                    )
+        return axes

@@ -10,11 +10,11 @@ import torch
 from heterofl_core.clients import ClientTask, ModelCopy, client_update
 from heterofl_core.cost import CLIENT_WORDS, EXAMPLES, Cost, mix_cost, model_cost
 from heterofl_core.estimate import (
-    SIZES,
     Timing,
     Timings,
     keep_timings,
     kept_timings,
+    sizes_of,
     timing_name,
     work_of,
 )
@@ -43,13 +43,13 @@ def example(params: RunParams) -> torch.Tensor:
     """One example on the meta device."""
     if params.dataset == "wikitext2":
         return EXAMPLES["transformer"]
-    return torch.empty(1, *SIZES[params.dataset].shape, device="meta")
+    return torch.empty(1, *sizes_of(params.dataset).shape, device="meta")
 
 
 def options(params: RunParams) -> dict[str, Any]:
     """Options of `build_model` that change the cost."""
     blocks = {"blocks": params.blocks} if params.blocks else {}
-    shape = {} if params.dataset == "wikitext2" else {"input_shape": SIZES[params.dataset].shape}
+    shape = {} if params.dataset == "wikitext2" else {"input_shape": sizes_of(params.dataset).shape}
     return {"norm": params.norm, **shape, **blocks}
 
 
@@ -80,7 +80,7 @@ def step_seconds(params: RunParams, level: str) -> float:
 
 def forward_seconds(params: RunParams, level: str) -> float:
     """Seconds that a forward pass takes on one core for one example, timed on a batch of 100."""
-    shape, text = SIZES[params.dataset].shape, params.dataset == "wikitext2"
+    shape, text = sizes_of(params.dataset).shape, params.dataset == "wikitext2"
     model = build_model(params.arch, width_rate(level), **options(params))
     inputs = torch.zeros(10, *shape, dtype=torch.int64) if text else torch.zeros(100, *shape)
 
@@ -104,7 +104,7 @@ def shortest(function: Callable[[Job], object], job: Job) -> float:
 
 def timed_task(params: RunParams, level: str) -> ClientTask:
     """A client with data of the right shape for a few steps."""
-    rng, shape, batch = np.random.default_rng(0), SIZES[params.dataset].shape, work_of(params).batch
+    rng, shape, batch = np.random.default_rng(0), sizes_of(params.dataset).shape, work_of(params).batch
     examples: Examples
     sizes: dict[str, Any]
     if params.dataset == "wikitext2":

@@ -14,7 +14,7 @@ from heterofl_core.provenance import RESULT_MODULES, code_hash, git, meaning
 
 CORE = Path(provenance.__file__).parent
 NO_RESULT = {
-    *("params", "traces", "errors", "files", "folders"),
+    *("params", "traces", "errors", "files", "folders", "own"),
     *("locks", "records", "checkpoints", "cost", "provenance"),
     "estimate",  # by which `auto` chooses an engine, and a record says which
 }

@@ -1,0 +1,57 @@
+"""Bring your own: data sets and models that the study does not name; nothing here needs torch.
+
+A data set `own-NAME` is a folder of that name in the data folder, with `train.parquet` and `test.parquet` in
+Hugging Face's layout: a column `image` of encoded images, all of one size, and a column `label` of integers
+from 0 on. A model `MODULE:CLASS` is a `SliceableModel` that Python can import.
+"""
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+from heterofl_core.errors import InputError
+from heterofl_core.folders import data_folder
+
+DATASET = re.compile(r"own-[a-z0-9][a-z0-9-]*")
+MODEL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_own_dataset(dataset: str) -> bool:
+    """Whether a data set is somebody's own."""
+    return bool(DATASET.fullmatch(dataset))
+
+
+def is_own_model(arch: str) -> bool:
+    """Whether an architecture is somebody's own."""
+    return bool(MODEL.fullmatch(arch))
+
+
+def parquet_files(dataset: str) -> tuple[Path, Path]:
+    """The files of the training and of the test half of somebody's own data set.
+
+    Raises:
+        InputError: one is missing; the message says what to put where.
+    """
+    folder = data_folder() / dataset
+    files = folder / "train.parquet", folder / "test.parquet"
+    if not all(file.is_file() for file in files):
+        raise InputError(
+            f"dataset {dataset!r} is not in {folder}; put train.parquet and test.parquet (columns image, "
+            f"label) into that folder, or set HETEROFL_DATA to the folder that holds {dataset}/"
+        )
+    return files
+
+
+def fingerprints(dataset: str, arch: str) -> dict[str, dict[str, str]]:
+    """What a record says about a data set and a model that are not the study's: SHA-256 digests, by file.
+
+    Returns:
+        Empty if both are the study's.
+    """
+    files = list(parquet_files(dataset)) if is_own_dataset(dataset) else []
+    if is_own_model(arch):
+        spec = importlib.util.find_spec(arch.partition(":")[0])
+        files += [Path(spec.origin)] if spec and spec.origin else []
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {"own": digests} if digests else {}

@@ -1,0 +1,163 @@
+"""Bring your own: a folder of images as a data set, a class that Python can import as a model."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from heterofl_core.data import load_images
+from heterofl_core.errors import InputError
+from heterofl_core.estimate import Sizes, sizes_of
+from heterofl_core.federation import Federation
+from heterofl_core.models import build_model
+from heterofl_core.own import is_own_dataset, is_own_model
+from heterofl_core.params import Execution, run_params
+from heterofl_core.runs import execute
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
+MODEL = """
+from heterofl_core.cnn import CNN
+
+
+class Mine(CNN):
+    pass
+
+
+class NotSliceable:
+    pass
+"""
+
+
+def encoded(picture: np.ndarray) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the data set `own-mine`, still empty."""
+    monkeypatch.setenv("HETEROFL_DATA", str(tmp_path))
+    folder = tmp_path / "own-mine"
+    folder.mkdir()
+    return folder
+
+
+def write(folder: Path, half: str, labels: list[int], pictures: np.ndarray = PICTURES) -> None:
+    images = [encoded(picture) for picture in pictures[: len(labels)]]
+    pd.DataFrame({"image": images, "label": labels}).to_parquet(folder / f"{half}.parquet")
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module that has the models above."""
+    (tmp_path / "own_models.py").write_text(MODEL, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_models"
+
+
+@pytest.mark.parametrize("name", ["own-mine", "own-fashion-mnist", "own-2"])
+def test_names_of_own_data_sets(name: str) -> None:
+    assert is_own_dataset(name)
+
+
+@pytest.mark.parametrize("name", ["own", "own-", "own--a", "own-../mnist", "own-A", "mnist", "own-a/b"])
+def test_names_that_are_no_folder_of_ones_own(name: str) -> None:
+    assert not is_own_dataset(name)
+
+
+@pytest.mark.parametrize(("arch", "own"), [("a.b:C", True), ("a:b.C", False), ("cnn", False), (":C", False)])
+def test_names_of_own_models(arch: str, own: bool) -> None:
+    assert is_own_model(arch) == own
+
+
+def test_own_images_are_read_as_they_are(folder: Path) -> None:
+    write(folder, "train", [0, 1, 2, 1])
+    write(folder, "test", [2, 0])
+    images = load_images("own-mine")
+    assert np.array_equal(images.train_inputs, PICTURES[:4, None])
+    assert images.train_labels.tolist() == [0, 1, 2, 1]
+    assert np.array_equal(images.test_inputs, PICTURES[:2, None])
+    assert images.num_labels == 3
+    assert sizes_of("own-mine") == Sizes((1, 16, 16), train=4, test=2)
+
+
+def test_own_images_that_changed_are_read_anew(folder: Path) -> None:
+    for labels in ([0, 1], [1, 0]):
+        write(folder, "train", labels)
+        write(folder, "test", [0])
+        assert load_images("own-mine").train_labels.tolist() == labels
+
+
+def test_a_missing_half_is_named_with_what_to_put_where(folder: Path) -> None:
+    write(folder, "train", [0, 1])
+    with pytest.raises(
+        InputError, match=rf"^dataset 'own-mine' is not in {folder}; put train.parquet and test"
+    ):
+        load_images("own-mine")
+
+
+@pytest.mark.parametrize(("train", "test"), [([0, 2], [0]), ([1, 2], [1]), ([0, 1], [2]), ([-1, 0], [0])])
+def test_labels_with_a_gap_or_unknown_ones_are_refused(
+    folder: Path, train: list[int], test: list[int]
+) -> None:
+    write(folder, "train", train)
+    write(folder, "test", test)
+    with pytest.raises(InputError, match=r"^dataset 'own-mine' has the training labels .* without a gap"):
+        load_images("own-mine")
+
+
+def test_halves_of_different_sizes_are_refused(folder: Path) -> None:
+    write(folder, "train", [0, 1])
+    write(folder, "test", [0], PICTURES[:, :8])
+    with pytest.raises(InputError, match=r"shape \(1, 16, 16\) and test images of shape \(1, 8, 16\)"):
+        load_images("own-mine")
+
+
+def test_an_own_model_is_built_by_its_address(module: str) -> None:
+    model = build_model(f"{module}:Mine", width_rate=0.5, input_shape=(1, 16, 16))
+    assert type(model).__name__ == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("own_models:Other", "arch 'own_models:Other' cannot be imported"),
+        ("nowhere:Mine", "arch 'nowhere:Mine' cannot be imported"),
+        (
+            "own_models:NotSliceable",
+            "arch 'own_models:NotSliceable' is not a class that extends SliceableModel",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_told_in_one_sentence(module: str, name: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=f"^{sentence}"):
+        build_model(name)
+
+
+def test_a_run_on_ones_own_records_what_it_used(
+    folder: Path, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HETEROFL_OUTPUTS", str(tmp_path / "outputs"))
+    write(folder, "train", [0, 1, 2] * 4)
+    write(folder, "test", [2, 0, 1])
+    params = run_params(
+        dataset="own-mine", levels="d-e", arch=f"{module}:Mine", num_clients=3, participation=1.0, rounds=1
+    )
+    record = execute(Federation(params), Execution(workers=2))  # the workers import the model, too
+    files = [folder / "train.parquet", folder / "test.parquet", tmp_path / "own_models.py"]
+    assert record["own"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    assert record["engine"] == "plain"
+
+
+def test_a_program_of_an_own_model_is_refused(module: str, folder: Path) -> None:
+    write(folder, "train", [0, 1] * 6)
+    write(folder, "test", [0, 1, 0])
+    params = run_params(dataset="own-mine", levels="e", arch=f"{module}:Mine", num_clients=3)
+    with pytest.raises(InputError, match=r"^engine 'compiled' is not possible with arch 'own_models:Mine'"):
+        execute(Federation(params), Execution(engine="compiled"))
