@@ -11,7 +11,7 @@ HOURS ?= 1
 PLAN ?= cpu
 
 
-.PHONY: help quickstart run book study results status test smoke survive bench lint lock clean
+.PHONY: help quickstart run course book study results status test smoke survive bench lint lock clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,6 +30,9 @@ quickstart: .venv/installed ## Installs, runs HeteroFL on handwritten digits thr
 
 run: .venv/installed ## Runs one experiment through papermill: make run P="-p dataset=mnist -p levels=e -p rounds=20"
 	$(CORE) notebook $(P)
+
+course: .venv/installed ## Writes the course's notebooks, and executes each chapter that changed since it ran.
+	$(CORE) course $(P)
 
 book: .venv/installed ## Builds the book from the records in outputs/; trains nothing.
 	$(CORE) book

@@ -8,6 +8,7 @@ results   runs of a plan, the most telling first, for some hours; may be stopped
 status    how far studies are: done, running, failed, missing, and the time left
 verify    the first rounds of a finished run again, compared with its record
 collect   all records into outputs/results.csv
+course    the course's notebooks, and each chapter executed that changed since it ran
 book      the book, from all records
 list      the runs of a study, or of all, with their work and time
 cost      what each mix costs a client, as in Tables 5 to 7
@@ -71,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("run", help="its id")
     one.add_argument("--rounds", type=int, help="to execute; up to the first evaluated one unless given")
     one.set_defaults(command=verify)
+    one = commands.add_parser("course", help=course.__doc__)
+    one.add_argument("--again", action="store_true", help="execute all chapters")
+    one.set_defaults(command=course)
     for name, command in (("collect", collect), ("book", book)):
         commands.add_parser(name, help=command.__doc__).set_defaults(command=command)
     one = commands.add_parser("list", help=list_runs.__doc__)
@@ -157,6 +161,14 @@ def collect(options: argparse.Namespace) -> None:
     from heterofl_core.records import collect
 
     print(collect())
+
+
+def course(options: argparse.Namespace) -> None:
+    """the course's notebooks, and each chapter executed that changed since it ran"""
+    from heterofl_core.course import INSTRUCTORS, STUDENTS, bring_up_to_date
+
+    bring_up_to_date(options.again)
+    print(f"To complete: {STUDENTS}\nWith solutions: {INSTRUCTORS}")
 
 
 def book(options: argparse.Namespace) -> None:

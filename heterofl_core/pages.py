@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 
 from heterofl_core.badges import write_badges
+from heterofl_core.course import write_pages
 from heterofl_core.errors import InputError
 from heterofl_core.evidence import state
 from heterofl_core.files import write_text
@@ -73,6 +74,7 @@ def build_book() -> Path:
         collect()
         write_badges()
         copy_pages()
+        write_pages()
         # Sphinx does not see that outputs/ changed: --all reads every page anew
         options = ["--all", "--warningiserror", "--nitpick", "--keep-going", "--quiet"]
         tool = Path(sys.executable).with_name("jupyter-book")

@@ -1,0 +1,238 @@
+"""The course: each chapter is one source, which gives the student's and the instructor's notebook and a page.
+
+A chapter is a MyST notebook in `book/chapters/`. Its cells tagged `exercise` define a function, with the
+solution between `### BEGIN SOLUTION` and `### END SOLUTION`, as nbgrader marks them; the cell tagged
+`check` behind it says what is wrong with an answer, and `mistakes` are answers that it must refuse, each with
+words that it then says. Text is plain Markdown, which reads the same in Jupyter, on Colab and in the book.
+"""
+
+import hashlib
+import re
+import shutil
+import sys
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+from heterofl_core.errors import InputError
+from heterofl_core.files import atomic, write_text
+from heterofl_core.folders import BOOK, ROOT, outputs_folder
+from heterofl_core.provenance import git, processor
+
+CHAPTERS = BOOK / "chapters"
+STUDENTS = BOOK / "students"
+INSTRUCTORS = BOOK / "instructors"
+PAGES = BOOK / "course"
+
+SOLUTION = re.compile(r"^(?P<indent> *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION", re.DOTALL | re.MULTILINE)
+MARKER = re.compile(r"^ *### (BEGIN|END) SOLUTION\n?", re.MULTILINE)
+CHAPTER_LINK = re.compile(r"\]\((\d\d-[\w-]+)\.md")
+
+FETCH = """\
+# Where the study is not installed, as on Colab, this fetches it. Colab has the packages that chapters need.
+import importlib.util
+import sys
+
+if importlib.util.find_spec("heterofl_core") is None:
+    !git clone --quiet --depth 1 {repository} heterofl-study
+    sys.path.insert(0, "heterofl-study")"""
+
+
+def chapters() -> list[Path]:
+    """The sources of the chapters, in order."""
+    return sorted(CHAPTERS.glob("[0-9][0-9]-*.md"))
+
+
+def read_chapter(path: Path) -> NotebookNode:
+    """A chapter as a notebook, with the same cell ids each time."""
+    from myst_nb.core.read import read_myst_markdown_notebook
+
+    notebook = read_myst_markdown_notebook(path.read_text(encoding="utf-8"))
+    notebook.metadata.pop("jupytext", None)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02}"
+        cell.source = CHAPTER_LINK.sub(r"](\1.ipynb", cell.source)
+    return notebook
+
+
+def exercises(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode, NotebookNode]]:
+    """Each exercise's number in its chapter, its cell, and the cell that checks it."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    found = [place for place, cell in enumerate(code) if has_tag(cell, "exercise")]
+    for number, place in enumerate(found, start=1):
+        yield number, code[place], code[place + 1]
+
+
+def has_tag(cell: NotebookNode, tag: str) -> bool:
+    """Whether a cell has a tag."""
+    return tag in cell.metadata.get("tags", [])
+
+
+def with_answer(source: str, answer: str) -> str:
+    """An exercise with other lines in the place of its solution."""
+
+    def lines(match: re.Match[str]) -> str:
+        return textwrap.indent(textwrap.dedent(answer), match["indent"])
+
+    return SOLUTION.sub(lines, source)
+
+
+def unanswered(source: str, number: int) -> str:
+    """An exercise as students get it: in the place of the solution stands what tells them to write one."""
+    message = f"Exercise {number} is yours: write it above, run that cell, then this one again."
+    return with_answer(source, f'# Your code here.\nraise NotImplementedError("{message}")')
+
+
+def for_students(notebook: NotebookNode) -> NotebookNode:
+    """Without solutions, and with a first cell that fetches the study where it is missing."""
+    student = for_instructors(notebook)
+    for number, cell, _ in exercises(notebook):
+        theirs = next(other for other in student.cells if other.id == cell.id)
+        theirs.source = unanswered(cell.source, number)
+    return student
+
+
+def for_instructors(notebook: NotebookNode) -> NotebookNode:
+    """With solutions between nbgrader's marks."""
+    copy = nbformat.from_dict(notebook)
+    for cell in copy.cells:
+        cell.metadata.pop("mistakes", None)
+    copy.cells.insert(1, new_code_cell(FETCH.format(repository=repository()), id="fetch"))
+    return copy
+
+
+def as_page(executed: NotebookNode, name: str) -> NotebookNode:
+    """An executed chapter as a page of the book: what students get, and the solution folded away."""
+    page = nbformat.from_dict(executed)
+    cells: list[NotebookNode] = []
+    for cell in page.cells:
+        if has_tag(cell, "exercise"):
+            number = sum(has_tag(other, "exercise") for other in cells) + 1
+            cells.append(new_markdown_cell(f"```python\n{unanswered(cell.source, number)}\n```"))
+            cell.source = MARKER.sub("", cell.source)
+            cell.metadata.tags = [*cell.metadata.tags, "hide-input"]
+            cell.metadata.mystnb = {
+                "code_prompt_show": "Show a solution",
+                "code_prompt_hide": "Hide the solution",
+            }
+        cells.append(cell)
+    cells.insert(1, new_markdown_cell(how_it_ran(executed, name)))
+    page.cells = cells
+    return page
+
+
+def how_it_ran(executed: NotebookNode, name: str) -> str:
+    """Where to open a chapter, and how long it took."""
+    ran, notebook = executed.metadata.course, f"book/students/{name}.ipynb"
+    owner_and_name = repository().removeprefix("https://github.com/")
+    return (
+        f"[Open in Colab](https://colab.research.google.com/github/{owner_and_name}/blob/main/{notebook}) · "
+        f"[Open in Binder](https://mybinder.org/v2/gh/{owner_and_name}/main?urlpath=lab/tree/{notebook}) · "
+        f"{{download}}`Download, to complete <../students/{name}.ipynb>`\n\n"
+        f"*Everything below ran from top to bottom in {ran.seconds:.0f} seconds on {ran.device}.*"
+    )
+
+
+def repository() -> str:
+    """The address at which the project is published, from `pyproject.toml`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Repository"])
+
+
+def executed_chapter(path: Path) -> Path:
+    """Where a chapter is kept as it ran, with its solutions."""
+    return outputs_folder() / "course" / f"{path.stem}.ipynb"
+
+
+def digest(path: Path) -> str:
+    """Of a chapter's source: what an executed one was made from."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_notebooks() -> None:
+    """Writes the student's and the instructor's notebook of each chapter, and removes those of no chapter."""
+    for folder, version in ((STUDENTS, for_students), (INSTRUCTORS, for_instructors)):
+        for other in set(folder.glob("*.ipynb")) - {folder / f"{path.stem}.ipynb" for path in chapters()}:
+            other.unlink()
+        for path in chapters():
+            write_text(folder / f"{path.stem}.ipynb", nbformat.writes(version(read_chapter(path))) + "\n")
+
+
+def work_through(path: Path) -> float:
+    """Executes a chapter with its solutions through papermill, and keeps it.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        InputError: a cell failed; the message says which, and why.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    with atomic(executed_chapter(path)) as temporary:
+        nbformat.write(read_chapter(path), temporary)
+        try:
+            notebook = papermill.execute_notebook(
+                temporary,
+                temporary,
+                cwd=ROOT,
+                kernel_name="python3",
+                progress_bar=False,
+                stderr_file=sys.stderr,
+            )
+        except PapermillExecutionError as error:
+            raise InputError(
+                f"chapter {path.stem} failed in cell {error.cell_index}: {error.evalue}"
+            ) from error
+        seconds = float(notebook.metadata.papermill.duration)
+        notebook.metadata = {
+            "kernelspec": notebook.metadata.kernelspec,
+            "course": {
+                "source": digest(path),
+                "seconds": seconds,
+                "device": processor(),
+                "git_commit": git("rev-parse", "HEAD"),
+            },
+        }
+        for cell in notebook.cells:
+            cell.metadata = {
+                name: cell.metadata[name] for name in ("tags", "mystnb") if name in cell.metadata
+            }
+        nbformat.write(notebook, temporary)
+    return seconds
+
+
+def is_current(path: Path) -> bool:
+    """Whether a chapter is kept as its source is today."""
+    kept = executed_chapter(path)
+    return kept.exists() and nbformat.read(kept, as_version=4).metadata.course.source == digest(path)
+
+
+def bring_up_to_date(again: bool = False) -> None:
+    """Writes all notebooks, and executes the chapters whose source changed since they ran.
+
+    Args:
+        again: execute all of them.
+
+    Raises:
+        InputError: a chapter failed.
+    """
+    write_notebooks()
+    for path in chapters():
+        if again or not is_current(path):
+            print(f"{path.stem}: {work_through(path):.0f} seconds", flush=True)
+
+
+def write_pages(folder: Path = PAGES) -> None:
+    """Puts the executed chapters into the book."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in chapters():
+        if executed_chapter(path).exists():
+            executed = nbformat.read(executed_chapter(path), as_version=4)
+            write_text(folder / f"{path.stem}.ipynb", nbformat.writes(as_page(executed, path.stem)))
