@@ -75,8 +75,10 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("course", help=course.__doc__)
     one.add_argument("--again", action="store_true", help="execute all chapters")
     one.set_defaults(command=course)
-    for name, command in (("collect", collect), ("book", book)):
-        commands.add_parser(name, help=command.__doc__).set_defaults(command=command)
+    commands.add_parser("collect", help=collect.__doc__).set_defaults(command=collect)
+    one = commands.add_parser("book", help=book.__doc__)
+    one.add_argument("--without-solutions", action="store_true", help="of the course's exercises")
+    one.set_defaults(command=book)
     one = commands.add_parser("list", help=list_runs.__doc__)
     which = one.add_mutually_exclusive_group(required=True)
     which.add_argument("study", nargs="?", help="a name in params/studies/, or a YAML file")
@@ -175,7 +177,7 @@ def book(options: argparse.Namespace) -> None:
     """the book, from all records"""
     from heterofl_core.pages import build_book
 
-    print(f"The book: {build_book()}")
+    print(f"The book: {build_book(not options.without_solutions)}")
 
 
 def pipeline(options: argparse.Namespace) -> None:

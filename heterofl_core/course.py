@@ -7,6 +7,8 @@ words that it then says. Text is plain Markdown, which reads the same in Jupyter
 """
 
 import hashlib
+import html
+import math
 import re
 import shutil
 import sys
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
@@ -31,6 +34,8 @@ PAGES = BOOK / "course"
 
 SOLUTION = re.compile(r"^(?P<indent> *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION", re.DOTALL | re.MULTILINE)
 MARKER = re.compile(r"^ *### (BEGIN|END) SOLUTION\n?", re.MULTILINE)
+TITLE = re.compile(r"^# (\d+\. .*)$", re.MULTILINE)
+LEARN = re.compile(r"\*\*Time to learn\.\*\* (\d+) minutes")
 CHAPTER_LINK = re.compile(r"\]\((\d\d-[\w-]+)\.md")
 
 FETCH = """\
@@ -106,14 +111,24 @@ def for_instructors(notebook: NotebookNode) -> NotebookNode:
     return copy
 
 
-def as_page(executed: NotebookNode, name: str) -> NotebookNode:
-    """An executed chapter as a page of the book: what students get, and the solution folded away."""
+def as_page(executed: NotebookNode, name: str, solutions: bool) -> NotebookNode:
+    """An executed chapter as a page of the book.
+
+    Args:
+        executed: with its solutions.
+        name: of the chapter's file.
+        solutions: whether they are there, folded away below what students get, or left out.
+    """
     page = nbformat.from_dict(executed)
     cells: list[NotebookNode] = []
     for cell in page.cells:
         if has_tag(cell, "exercise"):
             number = sum(has_tag(other, "exercise") for other in cells) + 1
-            cells.append(new_markdown_cell(f"```python\n{unanswered(cell.source, number)}\n```"))
+            task = unanswered(cell.source, number)
+            if not solutions:
+                cells.append(nbformat.from_dict({**cell, "source": task}))
+                continue
+            cells.append(new_markdown_cell(f"```python\n{task}\n```"))
             cell.source = MARKER.sub("", cell.source)
             cell.metadata.tags = [*cell.metadata.tags, "hide-input"]
             cell.metadata.mystnb = {
@@ -229,10 +244,45 @@ def bring_up_to_date(again: bool = False) -> None:
             print(f"{path.stem}: {work_through(path):.0f} seconds", flush=True)
 
 
-def write_pages(folder: Path = PAGES) -> None:
-    """Puts the executed chapters into the book."""
+def write_pages(folder: Path = PAGES, solutions: bool = True) -> None:
+    """Puts the executed chapters into the book, with solutions or without."""
     shutil.rmtree(folder, ignore_errors=True)
     for path in chapters():
         if executed_chapter(path).exists():
-            executed = nbformat.read(executed_chapter(path), as_version=4)
-            write_text(folder / f"{path.stem}.ipynb", nbformat.writes(as_page(executed, path.stem)))
+            page = as_page(nbformat.read(executed_chapter(path), as_version=4), path.stem, solutions)
+            write_text(folder / f"{path.stem}.ipynb", nbformat.writes(page))
+
+
+def overview() -> pd.DataFrame:
+    """The chapters: what each asks of a student's time, and of a machine's when it ran."""
+    rows = []
+    for path in chapters():
+        text = path.read_text(encoding="utf-8")
+        title, minutes = TITLE.search(text), LEARN.search(text)
+        kept = executed_chapter(path)
+        seconds = nbformat.read(kept, as_version=4).metadata.course.seconds if kept.exists() else math.nan
+        rows.append(
+            {
+                "Chapter": f'<a href="course/{path.stem}.html">{title[1] if title else path.stem}</a>',
+                "To learn (minutes)": minutes[1] if minutes else "",
+                "Exercises": str(text.count("### BEGIN SOLUTION")),
+                "Ran in (seconds)": f"{seconds:.0f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def common_mistakes() -> str:
+    """What students get wrong in each exercise, and what its check then says: HTML."""
+    parts = []
+    for path in chapters():
+        notebook = read_chapter(path)
+        for number, cell, _ in exercises(notebook):
+            answers = "".join(
+                f"<li><pre>{html.escape(answer)}</pre> “… {html.escape(words)} …”</li>"
+                for answer, words in cell.metadata.get("mistakes", {}).items()
+            )
+            name = cell.source.partition("(")[0].removeprefix("def ")
+            summary = f"{int(path.stem[:2])}, exercise {number}: <code>{name}</code>"
+            parts.append(f'<details class="quiz"><summary>{summary}</summary><ul>{answers}</ul></details>')
+    return f'<div class="plain">{"".join(parts)}</div>'

@@ -61,8 +61,11 @@ def introduction(text: str, params: Mapping[str, Any]) -> str:
     return f"# {title_of(params)}\n" + EXAMPLE.sub(lambda _: f"```bash\n{command}\n```", rest)
 
 
-def build_book() -> Path:
+def build_book(solutions: bool = True) -> Path:
     """Builds the book from all records, with warnings as errors; trains nothing.
+
+    Args:
+        solutions: whether the course's exercises have theirs, folded away.
 
     Returns:
         Its first page.
@@ -74,7 +77,7 @@ def build_book() -> Path:
         collect()
         write_badges()
         copy_pages()
-        write_pages()
+        write_pages(solutions=solutions)
         # Sphinx does not see that outputs/ changed: --all reads every page anew
         options = ["--all", "--warningiserror", "--nitpick", "--keep-going", "--quiet"]
         tool = Path(sys.executable).with_name("jupyter-book")

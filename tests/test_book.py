@@ -23,7 +23,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from heterofl_core import interactive
+from heterofl_core import course, interactive
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM_ARGS = [
@@ -87,10 +87,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built pages, one stored notebook of the test's own among them."""
     checkout = tmp_path_factory.mktemp("checkout")
     book = checkout / "book"
-    shutil.copytree(ROOT / "book", book, ignore=shutil.ignore_patterns("_build"))
+    shutil.copytree(ROOT / "book", book, ignore=shutil.ignore_patterns("_build", "course"))
     for folder in ("outputs", "params"):  # what the report pages read
         (checkout / folder).symlink_to(ROOT / folder)
     (book / "executed").mkdir(exist_ok=True)
+    course.write_pages(book / "course")
     nbformat.write(stored_notebook(), book / "executed" / "stored.ipynb")
     result = build(book)
     assert result.returncode == 0, result.stderr

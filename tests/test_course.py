@@ -23,6 +23,7 @@ from heterofl_core.course import (
     unanswered,
     with_answer,
 )
+from heterofl_core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 BY_NAME = pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
@@ -173,3 +174,126 @@ def test_checks_refuse_no_answer_and_mistakes_and_accept_the_solution(
             assert student.complaint(exercise.source) is None
         assert student.complaint(cell.source) is None, cell.source
     capsys.readouterr()
+
+
+# Small chapters by hand
+
+
+CHAPTER = """---
+kernelspec: {name: python3, display_name: Python 3, language: python}
+---
+
+# 1. Doubling
+
+See [2. Halving](02-halving.md).
+
+**Time to learn.** 5 minutes.
+
+```{code-cell} ipython3
+---
+tags: [exercise]
+mistakes:
+  "return x": "twice"
+---
+def double(x: int) -> int:
+    \"\"\"Twice x.\"\"\"
+    ### BEGIN SOLUTION
+    y = x
+    return x + y
+    ### END SOLUTION
+```
+
+```{code-cell} ipython3
+:tags: [check]
+
+assert double(2) == 4, "Add x to itself: it is twice x."
+print("Right.")
+```
+"""
+TASK = (
+    'def double(x: int) -> int:\n    """Twice x."""\n    # Your code here.\n    raise NotImplementedError('
+    '"Exercise 1 is yours: write it above, run that cell, then this one again.")'
+)
+
+
+@pytest.fixture
+def doubling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: Path) -> Path:
+    """The source of a chapter, the only one."""
+    for name in ("CHAPTERS", "STUDENTS", "INSTRUCTORS"):
+        monkeypatch.setattr(course, name, tmp_path / name.lower())
+    path = tmp_path / "chapters" / "01-doubling.md"
+    path.parent.mkdir()
+    path.write_text(CHAPTER, encoding="utf-8")
+    return path
+
+
+def test_the_two_versions_of_a_chapter(doubling: Path) -> None:
+    student, instructor = for_students(read_chapter(doubling)), for_instructors(read_chapter(doubling))
+    assert student.cells[2].source == TASK
+    assert (
+        "### BEGIN SOLUTION\n    y = x\n    return x + y\n    ### END SOLUTION" in instructor.cells[2].source
+    )
+    assert "mistakes" not in student.cells[2].metadata
+    for version in (student, instructor):
+        assert "[2. Halving](02-halving.ipynb)" in version.cells[0].source
+        assert f"git clone --quiet --depth 1 {course.repository()}" in version.cells[1].source
+        nbformat.validate(version)
+
+
+def test_a_wrong_answer_takes_the_place_of_the_solution(doubling: Path) -> None:
+    ((_, cell, _),) = exercises(read_chapter(doubling))
+    assert with_answer(cell.source, "if x:\n    return x\nreturn 0") == (
+        'def double(x: int) -> int:\n    """Twice x."""\n    if x:\n        return x\n    return 0'
+    )
+
+
+def test_a_chapter_is_executed_once_until_it_changes(
+    doubling: Path, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course.bring_up_to_date()
+    assert re.fullmatch(r"01-doubling: \d+ seconds\n", capsys.readouterr().out)
+    kept = nbformat.read(outputs / "course" / "01-doubling.ipynb", as_version=4)
+    assert kept.cells[2].outputs[0].text == "Right.\n"
+    assert kept.metadata.course.source == course.digest(doubling)
+    course.bring_up_to_date()
+    assert capsys.readouterr().out == ""
+    doubling.write_text(CHAPTER.replace("4,", "5,"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"^chapter 01-doubling failed in cell 2: Add x to itself"):
+        course.bring_up_to_date()
+    assert nbformat.read(outputs / "course" / "01-doubling.ipynb", as_version=4) == kept
+
+
+def test_notebooks_of_a_chapter_that_is_gone_are_removed(doubling: Path) -> None:
+    course.write_notebooks()
+    doubling.rename(doubling.with_name("02-doubling.md"))
+    course.write_notebooks()
+    assert [path.name for path in course.STUDENTS.iterdir()] == ["02-doubling.ipynb"]
+
+
+def test_a_page_shows_the_task_and_folds_the_solution_or_has_none(doubling: Path, tmp_path: Path) -> None:
+    course.work_through(doubling)
+    course.write_pages(tmp_path / "with", solutions=True)
+    course.write_pages(tmp_path / "without", solutions=False)
+    pages = [
+        nbformat.read(tmp_path / folder / "01-doubling.ipynb", as_version=4) for folder in ("with", "without")
+    ]
+    for page in pages:
+        assert "colab.research.google.com" in page.cells[1].source
+        assert re.search(r"ran from top to bottom in \d+ seconds on", page.cells[1].source)
+    task, solution = pages[0].cells[2:4]
+    assert task.source == f"```python\n{TASK}\n```"
+    assert "hide-input" in solution.metadata.tags
+    assert "SOLUTION" not in solution.source
+    assert "return x + y" in solution.source
+    assert pages[1].cells[2].source == TASK
+    assert "return x + y" not in nbformat.writes(pages[1])
+
+
+def test_the_instructors_page_lists_chapters_and_mistakes(doubling: Path) -> None:
+    course.work_through(doubling)
+    (row,) = course.overview().to_dict("records")
+    assert row["Chapter"] == '<a href="course/01-doubling.html">1. Doubling</a>'
+    assert row["To learn (minutes)"] == "5"
+    assert row["Exercises"] == "1"
+    assert row["Ran in (seconds)"].isdecimal()
+    assert "<pre>return x</pre> “… twice …”" in course.common_mistakes()

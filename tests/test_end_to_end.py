@@ -9,6 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+TOC = """\
+format: jb-book
+root: report/runs
+chapters:
+  - file: glossary
+  - file: bibliography
+  - glob: executed/*
+"""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -16,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def checkout(tmp_path: Path) -> Path:
     """A copy of what a fresh clone has, without any run."""
     for folder in ("heterofl_core", "params", "book"):
-        ignore = shutil.ignore_patterns("_build", "executed", "__pycache__")
+        ignore = shutil.ignore_patterns("_build", "executed", "course", "__pycache__")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    # The pages that show runs; all others are built by the book's own tests.
+    (tmp_path / "book" / "_toc.yml").write_text(TOC, encoding="utf-8")
     return tmp_path
 
 
