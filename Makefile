@@ -5,16 +5,16 @@ PYTHON ?= python3
 # Options for pip: for instance, an index with CPU-only builds of torch.
 PIP_OPTIONS ?=
 BIN := .venv/bin
-EXTRAS := train,book,pipeline,cluster,dev
+EXTRAS := train,book,pipeline,cluster,federation,dev
 CORE := $(BIN)/python -m heterofl_core
 HOURS ?= 1
 PLAN ?= cpu
 
 
-.PHONY: help quickstart run course book study results status test smoke survive bench lint lock clean
+.PHONY: help quickstart run course book study results status federation test federation-test smoke survive bench lint lock clean
 
 help: ## Shows this list.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 17
 
 # The environment: made once, and again when a pinned version changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -35,7 +35,7 @@ course: .venv/installed ## Writes the course's notebooks, and executes each chap
 	$(CORE) course $(P)
 
 book: .venv/installed ## Builds the book from the records in outputs/; trains nothing.
-	$(CORE) book
+	$(CORE) book $(P)
 
 study: .venv/installed ## Does a whole study, and the book with it; resumes: make study STUDY=table5 P="--profile slurm"
 	$(CORE) pipeline $(STUDY) $(P)
@@ -46,8 +46,14 @@ results: .venv/installed ## Fills the study for some hours, the most telling run
 status: .venv/installed ## Says how far a study is: done, running, failed, missing, time left: make status STUDY=table5
 	@$(CORE) status $(STUDY) $(P)
 
+federation: .venv/installed ## Runs a real federation here, over TLS, one client of which dies: make federation P="--levels abcde"
+	PYTHONPATH=book/federation $(BIN)/python -m heterofl_flower $(P)
+
 test: .venv/installed ## Runs every check of the code, the notebooks and the book.
 	$(BIN)/pytest -n auto --dist loadfile
+
+federation-test: .venv/installed ## Tests the real federation from end to end, in minutes.
+	$(BIN)/pytest tests/federation -m federation
 
 smoke: .venv/installed ## Runs every row of the ablation and every baseline from end to end, on digits, in minutes.
 	for model in cnn preresnet18; do \

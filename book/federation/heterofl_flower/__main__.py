@@ -1,0 +1,140 @@
+"""`make federation`: a federation on this machine, from its keys to the comparison with the simulation."""
+
+import argparse
+import tempfile
+import textwrap
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from heterofl_core.errors import InputError
+from heterofl_flower.credentials import make_certificates
+from heterofl_flower.loopback import POLL_SECONDS, Loopback, Process, federation
+from heterofl_flower.simulation import largest_difference, read_result, simulate
+
+OVERHEAD_SECONDS = 60.0  # of a run, beside its rounds: processes start, files are written
+TOLERANCE = 1e-6
+WIDTH = 100  # characters of a line
+
+
+class Report:
+    """Prints what happens, with the seconds since the beginning."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+
+    def say(self, sentence: str) -> None:
+        """One line."""
+        line = f"{time.monotonic() - self.start:4.0f} s  {sentence}"
+        print(textwrap.fill(line, WIDTH, subsequent_indent=" " * 8), flush=True)
+
+    def follow(self, run: Process, seconds: float) -> None:
+        """Passes on what the server says, until the run has ended.
+
+        Raises:
+            InputError: it has not after so many seconds.
+        """
+        end, said = time.monotonic() + seconds, 0
+        while True:
+            over = run.handle.poll() is not None
+            lines = [line for line in run.text().splitlines() if line.startswith("server: ")]
+            for line in lines[said:]:
+                self.say(line)
+            said = len(lines)
+            if over:
+                return
+            if time.monotonic() > end:
+                raise InputError(f"the run did not end within {seconds:g} s: {run.tail()}")
+            time.sleep(POLL_SECONDS)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Shows a federation."""
+    parser = argparse.ArgumentParser(prog="python -m heterofl_flower", description=main.__doc__)
+    parser.add_argument("--levels", default="cde", help="a letter for each client, such as cde")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--deadline", type=float, default=90.0, help="seconds for each round")
+    parser.add_argument("--kill", type=int, default=1, help="the client that is killed; -1 for none")
+    parser.add_argument("--kill-in", type=int, default=2, help="the round in which it is")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="federation-") as folder:
+        try:
+            show(Path(folder), given.levels, given.rounds, given.deadline, given.kill, given.kill_in)
+        except InputError as error:
+            raise SystemExit(f"error: {error}") from error
+
+
+def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill_in: int) -> None:
+    """A run, with two nodes that are refused and a client that dies.
+
+    Args:
+        folder: for all files.
+        trace: the clients' levels.
+        rounds: of the run.
+        deadline: of each round, in seconds.
+        kill: the client that dies, -1 for none.
+        kill_in: the round in which it does.
+
+    Raises:
+        InputError: a step took too long, or the result is not the simulation's.
+    """
+    report = Report()
+    report.say("a certificate authority, a server's certificate and a key for each client are made")
+    with federation(folder, trace) as here:
+        report.say(f"a server and {len(trace)} clients run, each a process of its own")
+        run = here.submit(rounds=rounds, deadline_seconds=deadline)
+        with ThreadPoolExecutor() as aside:
+            disturbed = aside.submit(disturb, here, run, kill, kill_in, report)
+            report.follow(run, rounds * deadline + OVERHEAD_SECONDS)
+            disturbed.result()
+        if not here.result.exists():
+            raise InputError(f"the run ended without a result: {run.tail()}")
+    report.say("all processes have ended")
+    compare(here.result, report)
+
+
+def disturb(here: Loopback, run: Process, kill: int, kill_in: int, report: Report) -> None:
+    """Kills a client as soon as it has begun to work on a round. While the others wait for it, two nodes try
+    to join that should not: one whose key nobody registered, and one that trusts another authority.
+    """
+    if kill >= 0:
+        node = next(process for process in here.processes if process.name == f"client-{kill}")
+        while f"round {kill_in} begins" not in node.text():
+            if run.handle.poll() is not None:
+                return  # there is nothing left to disturb
+            time.sleep(POLL_SECONDS)
+        node.kill()
+        report.say(f"client {kill} is killed in the middle of round {kill_in}")
+    here.make_key("unregistered")
+    report.say(f"a node with an unregistered key is refused: {here.try_to_join('unregistered')}")
+    here.make_key("astray")
+    here.register("astray")
+    other = make_certificates(here.folder / "other-tls")
+    refusal = here.try_to_join("astray", other.authority)
+    report.say(f"a node that trusts another authority turns away from the server: {refusal}")
+
+
+def compare(path: Path, report: Report) -> None:
+    """How far the result is from the simulation's.
+
+    Raises:
+        InputError: further than the tolerance.
+    """
+    weights, params, participants = read_result(path)
+    for number, clients in enumerate(participants, start=1):
+        report.say(f"in the mean of round {number}: clients {clients}")
+    difference = largest_difference(weights, simulate(params, participants).shared)
+    elements = sum(value.numel() for value in weights.values())
+    report.say(
+        f"largest difference from the simulation with the same participants, over {elements:,} parameters: "
+        f"{difference:g}"
+    )
+    if difference > TOLERANCE:
+        raise InputError(
+            f"the federation and the simulation differ by {difference:g}, more than {TOLERANCE:g}"
+        )
+
+
+if __name__ == "__main__":
+    main()

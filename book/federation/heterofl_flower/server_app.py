@@ -1,0 +1,53 @@
+"""The server: reads the roster, waits for the clients, runs Algorithm 1, writes the global parameters."""
+
+import json
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from safetensors.torch import save_file
+
+from heterofl_core.federation import Federation, Weights
+from heterofl_core.files import atomic
+from heterofl_core.params import RunParams
+from heterofl_flower.roster import Roster
+from heterofl_flower.settings import params_for
+from heterofl_flower.strategy import HeteroFL, as_record
+
+POLL_SECONDS = 0.5
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """A whole run."""
+    config = context.run_config
+    roster = Roster.read(Path(str(config["roster"])))
+    params = params_for(config, roster)
+    deadline_seconds = float(str(config["deadline_seconds"]))
+    strategy = HeteroFL(Federation(params), roster, deadline_seconds, say)
+    wait_for_clients(grid, roster, deadline_seconds)
+    strategy.start(grid, as_record(strategy.weights), num_rounds=params.rounds, timeout=deadline_seconds)
+    save_result(Path(str(config["result"])), strategy.weights, params, strategy.participants)
+
+
+def say(sentence: str) -> None:
+    """Prints at once what happens, so that it stands in the log when it happens."""
+    print(f"server: {sentence}", flush=True)
+
+
+def wait_for_clients(grid: Grid, roster: Roster, seconds: float) -> None:
+    """Until all on the roster are connected; after so many seconds, the run begins without the others."""
+    end = time.monotonic() + seconds
+    while len(roster.recognise(grid.get_nodes())[0]) < len(roster.members) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+
+
+def save_result(path: Path, weights: Weights, params: RunParams, participants: list[list[int]]) -> None:
+    """Writes the global parameters, and in the file's header how they came about."""
+    header = {"params": params.model_dump_json(), "participants": json.dumps(participants)}
+    with atomic(path) as temporary:
+        save_file(weights.shared, temporary, metadata=header)
+    say(f"the global parameters are in {path.name}")
