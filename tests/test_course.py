@@ -146,7 +146,7 @@ def test_checks_refuse_no_answer_and_mistakes_and_accept_the_solution(
 ) -> None:
     """Goes through a chapter: at each exercise as a student who has not begun, who errs, who is right.
 
-    Cells tagged `slow` are left out: they have a test of their own.
+    Cells tagged `slow`, and what comes behind the last exercise, is left to `make course`.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
@@ -154,7 +154,8 @@ def test_checks_refuse_no_answer_and_mistakes_and_accept_the_solution(
     checks: dict[str, tuple[int, NotebookNode]] = {
         check.id: (number, cell) for number, cell, check in exercises(notebook)
     }
-    for cell in notebook.cells:
+    last = max(place for place, cell in enumerate(notebook.cells) if cell.id in checks)
+    for cell in notebook.cells[: last + 1]:
         if cell.cell_type != "code" or has_tag(cell, "slow"):
             continue
         if cell.id in checks:
