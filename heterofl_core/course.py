@@ -23,8 +23,9 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from heterofl_core.errors import InputError
-from heterofl_core.files import atomic, write_text
+from heterofl_core.files import atomic, sweep, write_text
 from heterofl_core.folders import BOOK, ROOT, outputs_folder
+from heterofl_core.locks import locked
 from heterofl_core.provenance import git, processor
 
 CHAPTERS = BOOK / "chapters"
@@ -187,10 +188,23 @@ def work_through(path: Path) -> float:
     Raises:
         InputError: a cell failed; the message says which, and why.
     """
+    kept = executed_chapter(path)
+    with locked(kept.name):
+        sweep(kept)
+        return execute(path, kept)
+
+
+def execute(path: Path, kept: Path) -> float:
+    """See `work_through`.
+
+    Args:
+        path: of the source.
+        kept: where it is kept when it has run.
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    with atomic(executed_chapter(path)) as temporary:
+    with atomic(kept) as temporary:
         nbformat.write(read_chapter(path), temporary)
         try:
             notebook = papermill.execute_notebook(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from heterofl_core.data import load_images
@@ -55,7 +56,8 @@ def write(folder: Path, half: str, labels: list[int], pictures: np.ndarray = PIC
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module that has the models above."""
+    """The name of a module that has the models above, and that workers find, too."""
+    get_reusable_executor().shutdown()  # those of an earlier test would not look into this folder
     (tmp_path / "own_models.py").write_text(MODEL, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     return "own_models"

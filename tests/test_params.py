@@ -643,7 +643,10 @@ MIX = "levels a to e from large to small, such as 'e', 'a-e' or 'a3-e7'"
 AT_MOST = "Input should be less than or equal to"
 INTEGER = "Input should be a valid integer"
 RULE = "parameter {!r} has the value {!r}, which is not allowed: {}"
-UNKNOWN_DATASET = "dataset 'mnits' is unknown; allowed are mnist, cifar10, wikitext2, digits, and own-NAME"
+UNKNOWN_DATASET = (
+    "dataset 'mnits' is unknown; allowed are mnist, cifar10, wikitext2, digits, and own-NAME for a folder "
+    "of your own"
+)
 UNKNOWN_ARCH = (
     "arch 'vgg' is unknown; allowed are cnn, preresnet18, transformer, mlp, and MODULE:CLASS for your own"
 )
