@@ -47,10 +47,13 @@ def save_checkpoint(path: Path, state: RunState) -> None:
         InputError: it cannot be written.
     """
     progress = {name: value for name, value in vars(state).items() if name != "weights"}
+    tensors = flatten(state.weights)
+    # The file sorts its tensors, but sums over them, and compiled programs, depend on their order.
+    progress["order"] = list(tensors)
     header = {"progress": json.dumps(progress), "code_hash": code_hash()}
     with atomic(path) as temporary:
         try:
-            save_file(flatten(state.weights), temporary, metadata=header)
+            save_file(tensors, temporary, metadata=header)
         except SafetensorError as error:  # hides the system's own error
             raise InputError(f"cannot write {path}: {error}; what was saved before still stands") from error
 
@@ -67,8 +70,9 @@ def load_checkpoint(path: Path) -> RunState:
     if writer != code_hash():
         raise InputError(f"checkpoint {path} was written by other code ({writer}); {START_ANEW}")
     try:
-        return RunState(unflatten(load_file(path)), **progress)
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        order, tensors = progress.pop("order"), load_file(path)
+        return RunState(unflatten({key: tensors[key] for key in order}), **progress)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"checkpoint {path} is damaged ({error}); {START_ANEW}") from error
 
 

@@ -52,6 +52,16 @@ def test_what_was_saved_comes_back_bit_by_bit(tmp_path: Path, norm: str) -> None
     assert vars(loaded) | {"weights": None} == vars(saved) | {"weights": None}
 
 
+def test_parameters_come_back_in_their_order(tmp_path: Path) -> None:
+    """A compiled program takes them by their places, and rounding hangs on the order of sums."""
+    own = {"z": torch.ones(2), "c": torch.zeros(2)}
+    weights = Weights({"b": torch.zeros(1), "a": torch.ones(1)}, {3: own})
+    save_checkpoint(tmp_path / "checkpoint", RunState(weights, round=1, rows=[]))
+    loaded = load_checkpoint(tmp_path / "checkpoint").weights
+    assert list(loaded.shared) == ["b", "a"]
+    assert list(loaded.personal[3]) == ["z", "c"]
+
+
 def test_what_belongs_to_clients_comes_back_to_them(tmp_path: Path) -> None:
     own = {"layers.0.weight": torch.rand(3, 2), "layers.0.bias": torch.rand(3), "count": torch.tensor(7)}
     saved = a_state(personal={3: own, 12: {"layers.0.bias": torch.rand(3)}})

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from heterofl_core import engines, vectorised
+from heterofl_core import engines, runs, vectorised
+from heterofl_core.checkpoints import RunState
 from heterofl_core.clients import ClientTask, client_update
 from heterofl_core.engines import PLAIN, Engine, engine_of
 from heterofl_core.errors import InputError
@@ -170,6 +171,35 @@ def test_the_compiled_engine_learns_as_much_as_the_plain_one(monkeypatch: pytest
 
     monkeypatch.setattr(vectorised, "program_of", forgetful)
     assert differ(plain, accuracies("compiled"))
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_compiled_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A program takes parameters by their places: they must come back from a checkpoint in their order."""
+
+    class InPlaces(LocalStep):
+        def __call__(self, *tensors: Any) -> Any:
+            assert list(tensors[0]) == [name for name, _ in self.model.named_parameters()]
+            return super().__call__(*tensors)
+
+    monkeypatch.setattr(vectorised, "program_of", InPlaces)
+    params, execution = split_settings({**RUN, "engine": "compiled", "checkpoint_every": 1})
+    whole = execute(Federation(params), execution)["metrics"]
+    advance = runs.advance
+
+    def until_round_2(federation: Federation, state: RunState, *rest: Any) -> None:
+        if state.round == 2:
+            raise KeyboardInterrupt
+        advance(federation, state, *rest)
+
+    monkeypatch.setattr(runs, "advance", until_round_2)
+    again = execution.model_copy(update={"force": True})
+    with pytest.raises(KeyboardInterrupt):
+        execute(Federation(params), again)
+    monkeypatch.setattr(runs, "advance", advance)
+    assert execute(Federation(params), again)["metrics"] == whole
 
 
 def tasks_of(federation: Federation) -> list[ClientTask]:
