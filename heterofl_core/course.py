@@ -94,12 +94,16 @@ def unanswered(source: str, number: int) -> str:
     return with_answer(source, f'# Your code here.\nraise NotImplementedError("{message}")')
 
 
+def tasks(notebook: NotebookNode) -> dict[str, str]:
+    """By the cell's id, each exercise as students get it."""
+    return {cell.id: unanswered(cell.source, number) for number, cell, _ in exercises(notebook)}
+
+
 def for_students(notebook: NotebookNode) -> NotebookNode:
     """Without solutions, and with a first cell that fetches the study where it is missing."""
-    student = for_instructors(notebook)
-    for number, cell, _ in exercises(notebook):
-        theirs = next(other for other in student.cells if other.id == cell.id)
-        theirs.source = unanswered(cell.source, number)
+    student, task = for_instructors(notebook), tasks(notebook)
+    for cell in student.cells:
+        cell.source = task.get(cell.id, cell.source)
     return student
 
 
@@ -120,16 +124,13 @@ def as_page(executed: NotebookNode, name: str, solutions: bool) -> NotebookNode:
         name: of the chapter's file.
         solutions: whether they are there, folded away below what students get, or left out.
     """
-    page = nbformat.from_dict(executed)
+    page, task = nbformat.from_dict(executed), tasks(executed)
     cells: list[NotebookNode] = []
     for cell in page.cells:
-        if has_tag(cell, "exercise"):
-            number = sum(has_tag(other, "exercise") for other in cells) + 1
-            task = unanswered(cell.source, number)
-            if not solutions:
-                cells.append(nbformat.from_dict({**cell, "source": task}))
-                continue
-            cells.append(new_markdown_cell(f"```python\n{task}\n```"))
+        if cell.id in task and not solutions:
+            cell.source = task[cell.id]
+        elif cell.id in task:
+            cells.append(new_markdown_cell(f"```python\n{task[cell.id]}\n```"))
             cell.source = MARKER.sub("", cell.source)
             cell.metadata.tags = [*cell.metadata.tags, "hide-input"]
             cell.metadata.mystnb = {
@@ -237,10 +238,10 @@ def execute(path: Path, kept: Path) -> float:
     return seconds
 
 
-def is_current(path: Path) -> bool:
-    """Whether a chapter is kept as its source is today."""
+def as_it_ran(path: Path) -> NotebookNode | None:
+    """A chapter as it was executed last; None if it never was."""
     kept = executed_chapter(path)
-    return kept.exists() and nbformat.read(kept, as_version=4).metadata.course.source == digest(path)
+    return nbformat.read(kept, as_version=4) if kept.exists() else None
 
 
 def bring_up_to_date(again: bool = False) -> None:
@@ -254,7 +255,8 @@ def bring_up_to_date(again: bool = False) -> None:
     """
     write_notebooks()
     for path in chapters():
-        if again or not is_current(path):
+        ran = as_it_ran(path)
+        if again or ran is None or ran.metadata.course.source != digest(path):
             print(f"{path.stem}: {work_through(path):.0f} seconds", flush=True)
 
 
@@ -262,8 +264,8 @@ def write_pages(folder: Path = PAGES, solutions: bool = True) -> None:
     """Puts the executed chapters into the book, with solutions or without."""
     shutil.rmtree(folder, ignore_errors=True)
     for path in chapters():
-        if executed_chapter(path).exists():
-            page = as_page(nbformat.read(executed_chapter(path), as_version=4), path.stem, solutions)
+        if ran := as_it_ran(path):
+            page = as_page(ran, path.stem, solutions)
             write_text(folder / f"{path.stem}.ipynb", nbformat.writes(page))
 
 
@@ -273,8 +275,8 @@ def overview() -> pd.DataFrame:
     for path in chapters():
         text = path.read_text(encoding="utf-8")
         title, minutes = TITLE.search(text), LEARN.search(text)
-        kept = executed_chapter(path)
-        seconds = nbformat.read(kept, as_version=4).metadata.course.seconds if kept.exists() else math.nan
+        ran = as_it_ran(path)
+        seconds = ran.metadata.course.seconds if ran else math.nan
         rows.append(
             {
                 "Chapter": f'<a href="course/{path.stem}.html">{title[1] if title else path.stem}</a>',

@@ -14,15 +14,19 @@ OF_THE_FEDERATION = ("roster", "result", "deadline_seconds")
 """The settings of `[tool.flwr.app.config]` that are not parameters of a run."""
 
 
+def of_a_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are parameters of a run."""
+    return {name: value for name, value in config.items() if name not in OF_THE_FEDERATION}
+
+
 def params_for(config: Mapping[str, Any], roster: Roster) -> RunParams:
     """The parameters of a run in which everybody on the roster takes part in each round.
 
     Raises:
         InputError: a parameter is not allowed, or the data set is not one of images.
     """
-    settings = {name: value for name, value in config.items() if name not in OF_THE_FEDERATION}
     params = run_params(
-        **settings,
+        **of_a_run(config),
         levels=roster.levels,
         num_clients=len(roster.members),
         participation=1.0,
@@ -39,8 +43,6 @@ def own_share(config: Mapping[str, Any], client: int, num_clients: int) -> Clien
     In this demonstration, every machine has the same data set, and a client takes its part of it, so that a
     simulation can have the same. A real client would read its own files here.
     """
-    settings = {name: value for name, value in config.items() if name not in OF_THE_FEDERATION}
-    params = run_params(
-        **settings, levels=LEVELS[-1], num_clients=num_clients
-    )  # shares do not depend on levels
+    any_level = LEVELS[-1]  # shares do not depend on levels
+    params = run_params(**of_a_run(config), levels=any_level, num_clients=num_clients)
     return Classification(params).share(client)
