@@ -25,7 +25,7 @@ from heterofl_core.randomness import generator
 
 sys.path.append(str(ROOT))  # nothing installs the benchmarks
 
-from benchmarks import bench, reference, results, roofline
+from benchmarks import bench, bounded, reference, results, roofline
 from benchmarks.bench import REFERENCE, Ours, Spread
 from benchmarks.reference import Reference, TransformedImages, Windows
 
@@ -260,31 +260,31 @@ def test_tables_and_machine_are_written(outputs: Path) -> None:
 
 
 def test_active_clients_have_the_levels_in_equal_numbers() -> None:
-    federation = bench.with_equal_levels(digits(levels="a-b-c-d-e"))
-    clients = federation.active_clients(bench.ROUND)
-    assert "".join(federation.level(bench.ROUND, client) for client in clients) == "aabbccddee"
+    federation = bounded.with_equal_levels(digits(levels="a-b-c-d-e"))
+    clients = federation.active_clients(bounded.ROUND)
+    assert "".join(federation.level(bounded.ROUND, client) for client in clients) == "aabbccddee"
 
 
 def test_bounded_clients_keep_their_first_batches() -> None:
     federation = digits(levels="e", batch_size=3)
-    whole, few = federation.task.share(0), bench.bounded_share(federation, 2)(0)
+    whole, few = federation.task.share(0), bounded.bounded_share(federation, 2)(0)
     assert isinstance(whole.examples, ImageExamples)
     assert isinstance(few.examples, ImageExamples)
     np.testing.assert_array_equal(few.examples.inputs, whole.examples.inputs[:6])
     np.testing.assert_array_equal(few.examples.labels, whole.examples.labels[:6])
     text = TextExamples(np.arange(400).reshape(2, 200), num_tokens=400)
-    bounded = bench.first_steps(text, 2, batch_size=100)
-    assert isinstance(bounded, TextExamples)
-    assert bounded.num_tokens == 400
-    np.testing.assert_array_equal(bounded.tokens, text.tokens[:, :128])
+    some = bounded.first_steps(text, 2, batch_size=100)
+    assert isinstance(some, TextExamples)
+    assert some.num_tokens == 400
+    np.testing.assert_array_equal(some.tokens, text.tokens[:, :128])
 
 
 def test_a_fifth_of_the_images_is_evaluated(mnist: Path) -> None:
-    federation = bench.bounded_federation(bench.params_of("mnist", "e"))
+    federation = bounded.bounded_federation(bench.params_of("mnist", "e"))
     assert isinstance(federation.task, Classification)
     assert [len(own) for own in federation.task.partition.test] == [100] * 20
     assert [len(own) for own in federation.task.partition.train] == [600] * 20
-    assert bench.evaluated_share("mnist") == 0.2
+    assert bounded.evaluated_share("mnist") == 0.2
 
 
 def test_arithmetic_of_a_step() -> None:
