@@ -50,7 +50,7 @@ def interpolation(points: pd.DataFrame, metric: str) -> Figure:
             plot.errorbar(
                 ours["share"],
                 ours["value"],
-                ours["half_width"].fillna(0),
+                ours["half_width"],
                 color=colour,
                 marker="o",
                 ms=4,

@@ -1,0 +1,117 @@
+"""Figures of results: ours filled, the paper's hollow, and `not run` where nothing ran."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from heterofl_core import result_figures
+from heterofl_core.figures import LEVEL_COLOURS
+from heterofl_core.records import METRICS
+
+POINTS = pd.DataFrame(
+    [
+        ("a", "e", 0, 90.0, float("nan"), "ours"),
+        ("a", "e", 50, 94.0, 0.5, "ours"),
+        ("a", "e", 100, 99.5, float("nan"), "paper"),
+        *((large, "e", 100, 99.4, float("nan"), "paper") for large in "bcd"),
+    ],
+    columns=["large", "small", "share", "value", "half_width", "whose"],
+)
+CURVES = pd.DataFrame(
+    {
+        "large": "a",
+        "small": ["e", "e", "e", "e"],
+        "assignment": ["fix", "fix", "dynamic", "dynamic"],
+        "round": [1, 2, 1, 2],
+        "global_accuracy": [50.0, 60.0, 55.0, 65.0],
+    }
+)
+SPENDINGS = pd.DataFrame(
+    {
+        "levels": ["a", "a", "a-e", "a-e"],
+        "sent_mb": [10.0, 20.0, 5.0, 10.0],
+        "seconds": [100.0, 200.0, 60.0, 120.0],
+        "global_accuracy": [50.0, 60.0, 55.0, 65.0],
+    }
+)
+
+
+def points_of(line: Any) -> list[list[float]]:
+    """Where a line goes, as pairs."""
+    pairs: list[list[float]] = line.get_xydata().tolist()
+    return pairs
+
+
+def words(plot: Axes) -> list[str]:
+    return [text.get_text() for text in plot.texts]
+
+
+def axis_labels(figure: Figure) -> list[tuple[str, str]]:
+    return [(plot.get_xlabel(), plot.get_ylabel()) for plot in figure.axes]
+
+
+def test_a_panel_for_each_larger_level_shows_its_own_pairs() -> None:
+    figure, panels = result_figures.four_panels(CURVES, "global_accuracy", "share (%)")
+    accuracy = METRICS["global_accuracy"].axis
+    assert axis_labels(figure) == [
+        ("", accuracy),
+        ("", accuracy),
+        ("share (%)", accuracy),
+        ("share (%)", accuracy),
+    ]
+    assert [(large, plot.get_title(loc="left"), len(data)) for large, plot, data in panels] == [
+        ("a", "larger level a", 4),
+        ("b", "larger level b", 0),
+        ("c", "larger level c", 0),
+        ("d", "larger level d", 0),
+    ]
+
+
+def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_the_smaller_levels_colour() -> None:
+    first, second, *_ = result_figures.interpolation(POINTS, "global_accuracy").axes
+    container: Any
+    (container,) = first.containers
+    ours, _, (interval,) = container.lines
+    assert points_of(ours) == [[0, 90], [50, 94]]
+    assert to_hex(ours.get_color()) == LEVEL_COLOURS["e"].lower()
+    hollow = [line for line in first.lines if str(line.get_markerfacecolor()) == "none"]
+    assert [points_of(line) for line in hollow] == [[[100, 99.5]]]
+    alone, seeds = interval.get_segments()
+    assert np.isnan(alone[:, 1]).all()  # a single seed has no interval
+    assert seeds.tolist() == [[50, 93.5], [50, 94.5]]
+    assert words(first) == []
+    assert words(second) == ["not run"]
+
+
+def test_pair_curves_tell_fix_from_dynamic() -> None:
+    first, *others = result_figures.pair_curves(CURVES, "global_accuracy").axes
+    dynamic, fix = first.lines
+    assert [dynamic.get_label(), fix.get_label()] == ["a–e, dynamic", "a–e, fix"]
+    assert [dynamic.get_linestyle(), fix.get_linestyle()] == ["-", "--"]
+    assert points_of(fix) == [[1, 50], [2, 60]]
+    assert {to_hex(line.get_color()) for line in first.lines} == {LEVEL_COLOURS["e"].lower()}
+    assert [words(plot) for plot in others] == [["not run"]] * 3
+
+
+def test_spendings_are_over_megabytes_and_over_seconds() -> None:
+    figure = result_figures.spendings(SPENDINGS, "global_accuracy")
+    sent, seconds = figure.axes
+    assert axis_labels(figure) == [
+        ("sent in all (MB)", METRICS["global_accuracy"].axis),
+        ("training (s)", ""),
+    ]
+    alone, mixed = sent.lines
+    assert (alone.get_linestyle(), mixed.get_linestyle()) == ("-", "--")
+    assert points_of(alone) == [[10, 50], [20, 60]]
+    assert points_of(seconds.lines[1]) == [[60, 55], [120, 65]]
+    assert sent.get_xscale() == "log"
+
+
+@pytest.mark.parametrize("plot", result_figures.spendings(SPENDINGS[:0], "global_accuracy").axes)
+def test_spendings_that_nobody_ran_say_so(plot: Axes) -> None:
+    assert words(plot) == ["not run"]
