@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(command=verify)
     one = commands.add_parser("course", help=course.__doc__)
     one.add_argument("--again", action="store_true", help="execute all chapters")
+    one.add_argument("--mnist", action="store_true", help="time with MNIST those that can run with it")
     one.set_defaults(command=course)
     commands.add_parser("collect", help=collect.__doc__).set_defaults(command=collect)
     one = commands.add_parser("book", help=book.__doc__)
@@ -169,7 +170,7 @@ def course(options: argparse.Namespace) -> None:
     """the course's notebooks, and each chapter executed that changed since it ran"""
     from heterofl_core.course import INSTRUCTORS, STUDENTS, bring_up_to_date
 
-    bring_up_to_date(options.again)
+    bring_up_to_date(options.again, options.mnist)
     print(f"To complete: {STUDENTS}\nWith solutions: {INSTRUCTORS}")
 
 

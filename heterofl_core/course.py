@@ -4,18 +4,19 @@ A chapter is a MyST notebook in `book/chapters/`. Its cells tagged `exercise` de
 solution between `### BEGIN SOLUTION` and `### END SOLUTION`, as nbgrader marks them; the cell tagged
 `check` behind it says what is wrong with an answer, and `mistakes` are answers that it must refuse, each with
 words that it then says. Text is plain Markdown, which reads the same in Jupyter, on Colab and in the book.
+A chapter that also runs with MNIST lists under `mnist`, in its front matter, what else it then sets.
 """
 
 import hashlib
 import html
-import math
 import re
 import shutil
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -112,6 +113,7 @@ def for_instructors(notebook: NotebookNode) -> NotebookNode:
     copy = nbformat.from_dict(notebook)
     for cell in copy.cells:
         cell.metadata.pop("mistakes", None)
+    copy.metadata.pop("mnist", None)
     copy.cells.insert(1, new_code_cell(FETCH.format(repository=repository()), id="fetch"))
     return copy
 
@@ -146,12 +148,16 @@ def as_page(executed: NotebookNode, name: str, solutions: bool) -> NotebookNode:
 def how_it_ran(executed: NotebookNode, name: str) -> str:
     """Where to open a chapter, and how long it took."""
     ran, notebook = executed.metadata.course, f"book/students/{name}.ipynb"
+    with_mnist = ""
+    if "mnist" in ran:
+        told = ", ".join(f"`{setting} = {value!r}`" for setting, value in ran.mnist.settings.items())
+        with_mnist = f" With {told}, it ran in {ran.mnist.seconds:.0f} seconds."
     owner_and_name = repository().removeprefix("https://github.com/")
     return (
         f"[Open in Colab](https://colab.research.google.com/github/{owner_and_name}/blob/main/{notebook}) · "
         f"[Open in Binder](https://mybinder.org/v2/gh/{owner_and_name}/main?urlpath=lab/tree/{notebook}) · "
         f"{{download}}`Download, to complete <../students/{name}.ipynb>`\n\n"
-        f"*Everything below ran from top to bottom in {ran.seconds:.0f} seconds on {ran.device}.*"
+        f"*Everything below ran from top to bottom in {ran.seconds:.0f} seconds on {ran.device}.{with_mnist}*"
     )
 
 
@@ -202,25 +208,8 @@ def execute(path: Path, kept: Path) -> float:
         path: of the source.
         kept: where it is kept when it has run.
     """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     with atomic(kept) as temporary:
-        nbformat.write(read_chapter(path), temporary)
-        try:
-            notebook = papermill.execute_notebook(
-                temporary,
-                temporary,
-                cwd=ROOT,
-                kernel_name="python3",
-                progress_bar=False,
-                stderr_file=sys.stderr,
-            )
-        except PapermillExecutionError as error:
-            raise InputError(
-                f"chapter {path.stem} failed in cell {error.cell_index}: {error.evalue}"
-            ) from error
-        seconds = float(notebook.metadata.papermill.duration)
+        notebook, seconds = through_papermill(path, temporary, {})
         notebook.metadata = {
             "kernelspec": notebook.metadata.kernelspec,
             "course": {
@@ -238,17 +227,76 @@ def execute(path: Path, kept: Path) -> float:
     return seconds
 
 
+def through_papermill(path: Path, target: Path, settings: dict[str, Any]) -> tuple[NotebookNode, float]:
+    """A chapter as it ran with some settings, and its seconds.
+
+    Args:
+        path: of the source.
+        target: a file that is overwritten.
+        settings: of its first cell.
+
+    Raises:
+        InputError: a cell failed; the message says which, and why.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    nbformat.write(read_chapter(path), target)
+    try:
+        notebook = papermill.execute_notebook(
+            target,
+            target,
+            settings,
+            cwd=ROOT,
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,
+        )
+    except PapermillExecutionError as error:
+        raise InputError(f"chapter {path.stem} failed in cell {error.cell_index}: {error.evalue}") from error
+    return notebook, float(notebook.metadata.papermill.duration)
+
+
+def mnist_settings(path: Path) -> dict[str, Any] | None:
+    """What a chapter sets in order to run with MNIST; None if it does not say that it can."""
+    extra = read_chapter(path).metadata.get("mnist")
+    return None if extra is None else {"dataset": "mnist", **extra}
+
+
+def time_with_mnist(path: Path, settings: dict[str, Any]) -> float:
+    """Executes a chapter with MNIST, and notes the seconds where it is kept as it ran with digits.
+
+    Args:
+        path: of the source, of which an executed chapter is kept.
+        settings: see `mnist_settings`.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        InputError: a cell failed; the message says which, and why.
+    """
+    kept = executed_chapter(path)
+    with locked(kept.name), atomic(kept) as temporary:
+        _, seconds = through_papermill(path, temporary, settings)
+        notebook = nbformat.read(kept, as_version=4)
+        notebook.metadata.course.mnist = {"settings": settings, "seconds": seconds}
+        nbformat.write(notebook, temporary)
+    return seconds
+
+
 def as_it_ran(path: Path) -> NotebookNode | None:
     """A chapter as it was executed last; None if it never was."""
     kept = executed_chapter(path)
     return nbformat.read(kept, as_version=4) if kept.exists() else None
 
 
-def bring_up_to_date(again: bool = False) -> None:
+def bring_up_to_date(again: bool = False, mnist: bool = False) -> None:
     """Writes all notebooks, and executes the chapters whose source changed since they ran.
 
     Args:
         again: execute all of them.
+        mnist: execute those that can with MNIST too, unless their seconds are known.
 
     Raises:
         InputError: a chapter failed.
@@ -258,6 +306,10 @@ def bring_up_to_date(again: bool = False) -> None:
         ran = as_it_ran(path)
         if again or ran is None or ran.metadata.course.source != digest(path):
             print(f"{path.stem}: {work_through(path):.0f} seconds", flush=True)
+    for path in chapters() if mnist else []:
+        settings, ran = mnist_settings(path), as_it_ran(path)
+        if settings and ran and "mnist" not in ran.metadata.course:
+            print(f"{path.stem}, MNIST: {time_with_mnist(path, settings):.0f} seconds", flush=True)
 
 
 def write_pages(folder: Path = PAGES, solutions: bool = True) -> None:
@@ -276,16 +328,22 @@ def overview() -> pd.DataFrame:
         text = path.read_text(encoding="utf-8")
         title, minutes = TITLE.search(text), LEARN.search(text)
         ran = as_it_ran(path)
-        seconds = ran.metadata.course.seconds if ran else math.nan
+        times = ran.metadata.course if ran else {}
         rows.append(
             {
                 "Chapter": f'<a href="course/{path.stem}.html">{title[1] if title else path.stem}</a>',
                 "To learn (minutes)": minutes[1] if minutes else "",
                 "Exercises": str(text.count("### BEGIN SOLUTION")),
-                "Ran in (seconds)": f"{seconds:.0f}",
+                "Ran in (seconds)": in_seconds(times),
+                "With MNIST (seconds)": in_seconds(times.get("mnist", {})),
             }
         )
     return pd.DataFrame(rows)
+
+
+def in_seconds(times: Mapping[str, float]) -> str:
+    """The seconds that were measured; empty if none were."""
+    return f"{times['seconds']:.0f}" if "seconds" in times else ""
 
 
 def common_mistakes() -> str:

@@ -27,7 +27,9 @@ from heterofl_core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 BY_NAME = pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
-RUNS_IN = re.compile(r"\*\*Runs in\.\*\* Under (\d+) minutes? on two CPU cores")
+RUNS_IN = re.compile(
+    r"\*\*Runs in\.\*\* Under (\d+) minutes? on two CPU cores(?:, and with MNIST under (\d+))?"
+)
 
 
 @cache
@@ -119,6 +121,11 @@ def test_the_executed_chapter_is_of_todays_source_and_kept_its_time(path: Path) 
     stated = RUNS_IN.search(text_of(chapter(path)))
     assert stated is not None
     assert kept.metadata.course.seconds <= 60 * int(stated[1]) <= 300
+    assert (stated[2] is not None) == (course.mnist_settings(path) is not None)
+    if stated[2]:
+        mnist = kept.metadata.course.mnist
+        assert mnist.settings == course.mnist_settings(path), "run `make course P=--mnist`"
+        assert mnist.seconds <= 60 * int(stated[2]) <= 300
 
 
 # What exercises say
@@ -264,6 +271,27 @@ def test_a_chapter_is_executed_once_until_it_changes(
     assert nbformat.read(outputs / "course" / "01-doubling.ipynb", as_version=4) == kept
 
 
+def test_a_chapter_is_timed_with_mnist_once_and_keeps_what_it_showed_without(
+    doubling: Path, outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doubling.write_text(CHAPTER.replace("kernelspec:", "mnist: {factor: 3}\nkernelspec:"), encoding="utf-8")
+    course.bring_up_to_date(mnist=True)
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"01-doubling: \d+ seconds", first)
+    assert re.fullmatch(r"01-doubling, MNIST: \d+ seconds", second)
+    kept = nbformat.read(outputs / "course" / "01-doubling.ipynb", as_version=4)
+    assert kept.metadata.course.mnist.settings == {"dataset": "mnist", "factor": 3}
+    assert "mnist" not in nbformat.writes(for_students(read_chapter(doubling)))
+    assert [cell.source for cell in kept.cells] == [cell.source for cell in read_chapter(doubling).cells]
+    course.write_pages(tmp_path / "pages")
+    page = nbformat.read(tmp_path / "pages" / "01-doubling.ipynb", as_version=4)
+    assert re.search(
+        r"With `dataset = 'mnist'`, `factor = 3`, it ran in \d+ seconds\.\*$", page.cells[1].source
+    )
+    course.bring_up_to_date(mnist=True)
+    assert capsys.readouterr().out == ""
+
+
 def test_notebooks_of_a_chapter_that_is_gone_are_removed(doubling: Path) -> None:
     course.write_notebooks()
     doubling.rename(doubling.with_name("02-doubling.md"))
@@ -297,4 +325,5 @@ def test_the_instructors_page_lists_chapters_and_mistakes(doubling: Path) -> Non
     assert row["To learn (minutes)"] == "5"
     assert row["Exercises"] == "1"
     assert row["Ran in (seconds)"].isdecimal()
+    assert row["With MNIST (seconds)"] == ""
     assert "<pre>return x</pre> “… twice …”" in course.common_mistakes()
