@@ -34,6 +34,8 @@ COST_COLUMNS = ["ratio", "parameters", "flops", "space_mb"]
 EPSILON = 1e-5  # of a norm, as in PyTorch
 NOT_RUN = {**dict.fromkeys(("Rounds", "Seeds", "Best", "Final"), "–"), "Code": "not run"}
 MASKS = ("none", "detach", "zero", "neg_inf")
+SPACINGS = (1, 5, 10, 50)  # rounds from one evaluation to the next
+LONG = 100  # rounds of a run whose curve tells what looking more often brings
 
 
 @dataclass(frozen=True)
@@ -311,3 +313,23 @@ def two_bests(runs: pd.DataFrame) -> pd.DataFrame:
             local, chosen = curve["local_accuracy"], int(curve["global_accuracy"].to_numpy().argmax())
             rows.append((title_of(run), local.max(), local[chosen]))
     return pd.DataFrame(rows, columns=columns)
+
+
+def looks(runs: pd.DataFrame) -> pd.DataFrame:
+    """What the best Global accuracy of a run would be, had one looked more rarely; in percent.
+
+    Args:
+        runs: rows of `report.results`; those count that were evaluated after each of `LONG` or more rounds.
+
+    Returns:
+        Columns `run`, one for each of `SPACINGS`, and `last`. Looking each kth round, one sees k, 2k, ...
+    """
+    titles = ["each round", *(f"each {spacing}th" for spacing in SPACINGS[1:])]
+    rows = []
+    for run in each_run(runs):
+        curve = read_rounds(run["run_id"])
+        if "global_accuracy" in curve and len(curve) == run["rounds"] >= LONG:
+            found = curve["global_accuracy"].to_numpy()
+            seen = [found[spacing - 1 :: spacing].max() for spacing in SPACINGS]
+            rows.append((title_of(run), *seen, found[-1]))
+    return pd.DataFrame(rows, columns=["run", *titles, "last"])

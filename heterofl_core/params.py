@@ -48,6 +48,11 @@ ARCHITECTURE_NORMS = {"mlp": "none", "transformer": "ln"}
 Count = Annotated[int, Field(strict=True, ge=1)]
 
 
+def usual_eval_every(rounds: int) -> int:
+    """Rounds between evaluations, unless `eval_every` says otherwise."""
+    return max(1, rounds // EVALUATIONS)
+
+
 class RunParams(BaseModel):
     """The parameters of one run, complete; `run_params` fills them in from the few that are given.
 
@@ -120,7 +125,7 @@ class RunParams(BaseModel):
     weight_decay: float = Field(ge=0)
     clip_norm: float = Field(gt=0)
     precision: Literal["fp32", "bf16", "tf32"] = "fp32"
-    eval_every: Count = Field(default_factory=lambda earlier: max(1, earlier["rounds"] // EVALUATIONS))
+    eval_every: Count = Field(default_factory=lambda earlier: usual_eval_every(earlier["rounds"]))
     seed: int = Field(0, ge=0, strict=True)
 
     @field_validator("dataset")

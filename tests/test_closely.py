@@ -279,3 +279,19 @@ def test_local_accuracy_is_read_where_global_is_best(outputs: Path) -> None:
 
 def test_without_runs_there_is_no_local_accuracy(outputs: Path) -> None:
     assert closely.two_bests(report.results()).empty
+
+
+def test_who_looks_more_often_finds_a_better_best(outputs: Path) -> None:
+    curve = [50.0] * 100
+    curve[3], curve[14], curve[39] = 90.0, 80.0, 70.0  # rounds 4, 15, 40
+    finished({"global_accuracy": curve}, dataset="mnist", levels="a-e", rounds=100)
+    finished({"global_accuracy": curve[:20]}, dataset="mnist", levels="a", rounds=20)  # too short to tell
+    table = closely.looks(report.results())
+    assert table.drop(columns="run").to_dict("records") == [
+        {"each round": 90.0, "each 5th": 80.0, "each 10th": 70.0, "each 50th": 50.0, "last": 50.0}
+    ]
+
+
+def test_a_run_that_was_evaluated_now_and_then_says_nothing_about_looks(outputs: Path) -> None:
+    finished({"global_accuracy": [50.0] * 20}, dataset="mnist", levels="a-e", rounds=100, eval_every=5)
+    assert closely.looks(report.results()).empty

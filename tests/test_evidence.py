@@ -102,6 +102,14 @@ def test_a_seed_that_was_run_in_two_precisions_counts_once() -> None:
     assert len(answer.records) == 1
 
 
+@pytest.mark.parametrize("unusual", [{"eval_every": 1}, {"precision": "bf16"}])
+def test_of_a_seed_that_was_run_in_two_ways_the_usual_one_counts(unusual: dict[str, Any]) -> None:
+    """Whoever looks at the test set after each round finds a better best."""
+    usual, other = a_record(90.0), a_record(99.0, **unusual)
+    for records in ((usual, other), (other, usual)):
+        assert answer_to(*records).values("global_accuracy") == [90.0]
+
+
 def test_an_answer_of_so_many_rounds_can_be_asked_for() -> None:
     evidence = Evidence([a_record(), a_record(protocol="short")])
     short = evidence.answer(PARAMS, rounds=20)
