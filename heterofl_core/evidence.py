@@ -191,9 +191,9 @@ def how_unusual(record: Record) -> tuple[bool, bool, bool, str]:
 
     Who looks more often finds a better best, so answers are compared that looked equally often.
     """
-    params = record["params"]
-    looks = params["eval_every"] != usual_eval_every(params["rounds"])
-    return (state(record) == "stale", looks, params["precision"] != "fp32", str(record["run_id"]))
+    params = RunParams.model_validate(record["params"])  # fills in what older records lack
+    looks = params.eval_every != usual_eval_every(params.rounds)
+    return (state(record) == "stale", looks, params.precision != "fp32", str(record["run_id"]))
 
 
 def rank(answer: Answer) -> tuple[bool, int, int]:

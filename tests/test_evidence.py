@@ -110,6 +110,12 @@ def test_of_a_seed_that_was_run_in_two_ways_the_usual_one_counts(unusual: dict[s
         assert answer_to(*records).values("global_accuracy") == [90.0]
 
 
+def test_a_record_of_before_there_were_precisions_is_read() -> None:
+    older = a_record(90.0)
+    del older["params"]["precision"]
+    assert answer_to(older, a_record(91.0, precision="bf16")).values("global_accuracy") == [90.0]
+
+
 def test_an_answer_of_so_many_rounds_can_be_asked_for() -> None:
     evidence = Evidence([a_record(), a_record(protocol="short")])
     short = evidence.answer(PARAMS, rounds=20)
