@@ -15,6 +15,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,21 +196,8 @@ def work_through(path: Path) -> float:
     Raises:
         InputError: a cell failed; the message says which, and why.
     """
-    kept = executed_chapter(path)
-    with locked(kept.name):
-        sweep(kept)
-        return execute(path, kept)
-
-
-def execute(path: Path, kept: Path) -> float:
-    """See `work_through`.
-
-    Args:
-        path: of the source.
-        kept: where it is kept when it has run.
-    """
-    with atomic(kept) as temporary:
-        notebook, seconds = through_papermill(path, temporary, {})
+    with replacing(path) as target:
+        notebook, seconds = through_papermill(path, target, {})
         notebook.metadata = {
             "kernelspec": notebook.metadata.kernelspec,
             "course": {
@@ -223,8 +211,18 @@ def execute(path: Path, kept: Path) -> float:
             cell.metadata = {
                 name: cell.metadata[name] for name in ("tags", "mystnb") if name in cell.metadata
             }
-        nbformat.write(notebook, temporary)
+        nbformat.write(notebook, target)
     return seconds
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file that takes the place of a chapter as it ran once it is complete; nobody else runs it meanwhile."""
+    kept = executed_chapter(path)
+    with locked(kept.name):
+        sweep(kept)
+        with atomic(kept) as temporary:
+            yield temporary
 
 
 def through_papermill(path: Path, target: Path, settings: dict[str, Any]) -> tuple[NotebookNode, float]:
@@ -276,12 +274,11 @@ def time_with_mnist(path: Path, settings: dict[str, Any]) -> float:
     Raises:
         InputError: a cell failed; the message says which, and why.
     """
-    kept = executed_chapter(path)
-    with locked(kept.name), atomic(kept) as temporary:
-        _, seconds = through_papermill(path, temporary, settings)
-        notebook = nbformat.read(kept, as_version=4)
+    with replacing(path) as target:
+        _, seconds = through_papermill(path, target, settings)
+        notebook = nbformat.read(executed_chapter(path), as_version=4)
         notebook.metadata.course.mnist = {"settings": settings, "seconds": seconds}
-        nbformat.write(notebook, temporary)
+        nbformat.write(notebook, target)
     return seconds
 
 
