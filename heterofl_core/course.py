@@ -217,7 +217,7 @@ def work_through(path: Path) -> float:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file that takes the place of a chapter as it ran once it is complete; nobody else runs it meanwhile."""
+    """A file that takes the place of a chapter as it ran once it is complete; nobody else runs it."""
     kept = executed_chapter(path)
     with locked(kept.name):
         sweep(kept)
