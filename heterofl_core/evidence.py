@@ -160,20 +160,26 @@ class Evidence:
         ]
         return max(pairs, key=lambda pair: (min(map(rank, pair)), len(pair[0].records)), default=None)
 
-    def seed_noise(self, dataset: str, partition: str, metric: str) -> tuple[float, int]:
-        """The standard deviation between seeds, pooled over all settings with more than one, and its degrees
+    def seed_noise(self, dataset: str, partition: str, metric: str, rounds: int) -> tuple[float, int]:
+        """The standard deviation between seeds, pooled over the settings with more than one, and its degrees
         of freedom.
+
+        Args:
+            rounds: of the settings. If none of so many was repeated, those of any number count: shorter runs
+                scatter more, as a rule, so that errs to the wide side.
 
         Returns:
             NaN and 0 where every setting was run once.
         """
-        total, freedom = 0.0, 0
-        for answer in self.all_answers():
-            params = answer.records[0]["params"]
-            if (params["dataset"], params["partition"]) != (dataset, partition) or len(answer.records) < 2:
-                continue
-            total += squares(answer.values(metric))
-            freedom += len(answer.records) - 1
+        repeated = [
+            answer
+            for answer in self.all_answers()
+            if len(answer.records) > 1
+            and (answer.params.dataset, answer.params.partition) == (dataset, partition)
+        ]
+        pooled = [answer for answer in repeated if answer.rounds == rounds] or repeated
+        freedom = sum(len(answer.records) - 1 for answer in pooled)
+        total = math.fsum(squares(answer.values(metric)) for answer in pooled)
         return (math.sqrt(total / freedom), freedom) if freedom else (math.nan, 0)
 
 
@@ -225,7 +231,7 @@ def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: 
     if pair is None:
         return None
     first, second = pair
-    noise, freedom = evidence.seed_noise(better.dataset, better.partition, metric)
+    noise, freedom = evidence.seed_noise(better.dataset, better.partition, metric, first.rounds)
     error = noise * math.sqrt(1 / len(first.records) + 1 / len(second.records))
     half_width = quantile(freedom) * error if freedom else math.nan
     gain = estimate(first.values(metric)).mean - estimate(second.values(metric)).mean

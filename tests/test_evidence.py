@@ -157,11 +157,24 @@ def test_seed_noise_is_pooled_over_settings_with_more_than_one_seed() -> None:
             a_record(50.0, levels="b"),
         ]
     )
-    noise, freedom = evidence.seed_noise("mnist", "iid", "global_accuracy")
+    noise, freedom = evidence.seed_noise("mnist", "iid", "global_accuracy", PARAMS.rounds)
     assert noise == pytest.approx(math.sqrt(5))
     assert freedom == 2
-    noise, freedom = evidence.seed_noise("mnist", "non-iid-2", "global_accuracy")
+    noise, freedom = evidence.seed_noise("mnist", "non-iid-2", "global_accuracy", 400)
     assert (math.isnan(noise), freedom) == (True, 0)
+
+
+def test_seed_noise_is_that_of_runs_as_long_where_there_are_any() -> None:
+    """Long runs scatter by √2, short ones by √32; of middle length none was repeated, so all are pooled."""
+    long = [a_record(97.0), a_record(99.0, seed=1)]
+    short = [a_record(80.0, protocol="short"), a_record(88.0, protocol="short", seed=1)]
+    evidence = Evidence([*long, *short])
+    noises = [
+        evidence.seed_noise("mnist", "iid", "global_accuracy", rounds)
+        for rounds in (PARAMS.rounds, short[0]["params"]["rounds"], 77)
+    ]
+    assert [noise for noise, _ in noises] == pytest.approx([math.sqrt(2), math.sqrt(32), math.sqrt(17)])
+    assert [freedom for _, freedom in noises] == [1, 1, 2]
 
 
 def test_a_difference_by_hand() -> None:
