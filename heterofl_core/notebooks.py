@@ -1,5 +1,7 @@
 """Running an experiment's notebook through papermill, so that a run leaves a readable page behind."""
 
+import ast
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,10 +36,38 @@ def notebook_of(params: RunParams) -> str:
     return NOTEBOOKS.get(params.dataset, NOTEBOOKS["mnist"])
 
 
+def source_of(params: RunParams) -> Path:
+    """The file of the notebook that tells the story of a run."""
+    return BOOK / "experiments" / f"{notebook_of(params)}.ipynb"
+
+
+@functools.cache
+def defaults_of(source: Path) -> dict[str, Any]:
+    """What a notebook sets unless papermill is told otherwise."""
+    import papermill
+
+    found = papermill.inspect_notebook(source)
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+
+
+def beside_defaults(params: RunParams) -> dict[str, Any]:
+    """The settings of a run that its notebook would set to something else than the run has.
+
+    A notebook leaves most settings to what the paper does, as a run does; but the ablation's begins without
+    a norm, for one, and with skewed labels.
+    """
+    defaults = defaults_of(source_of(params))
+    return {
+        name: getattr(params, name)
+        for name in RunParams.model_fields
+        if defaults[name] not in (None, getattr(params, name))
+    }
+
+
 def papermill_command(params: RunParams) -> str:
     """The shell command that has papermill execute the notebook of a run, anew even if it is recorded."""
     lines = [f"papermill book/experiments/{notebook_of(params)}.ipynb run.ipynb -p force True"]
-    for name, value in telling(params).items():
+    for name, value in (beside_defaults(params) | telling(params)).items():
         if isinstance(value, list):  # papermill's -p takes no lists
             lines.append(f"    -y '{{{name}: {value}}}'")
         else:
@@ -82,14 +112,13 @@ def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    source = BOOK / "experiments" / f"{notebook_of(params)}.ipynb"
     trace = {"trace": params.trace} if params.trace else {}  # the kernel might not find a table's path
     with atomic(executed_path(params.run_id)) as temporary:
         try:
             papermill.execute_notebook(
-                source,
+                source_of(params),
                 temporary,
-                parameters={**values, **trace},
+                parameters={**beside_defaults(params), **values, **trace},
                 cwd=ROOT,
                 kernel_name="python3",
                 progress_bar=False,  # the run's own bar says more

@@ -86,6 +86,8 @@ def work_off(plan: str, hours: float) -> list[str]:
         print(f"{params.run_id}: at most {seconds_left(status, timings) / 60:.0f} minutes", flush=True)
         try:
             run_notebook(telling(params) | ({"force": True} if status.state == "stale" else {}))
+            if to_do(status_of(params)):
+                raise InputError("its notebook ended, and the run is not done")
             done.append(params.run_id)
         except InputError as error:  # the next run may work
             print(f"{params.run_id} failed: {error}", flush=True)

@@ -11,10 +11,19 @@ import pytest
 
 from heterofl_core.errors import InputError
 from heterofl_core.folders import data_folder
-from heterofl_core.notebooks import NOTEBOOKS, notebook_of, run_notebook
+from heterofl_core.notebooks import (
+    NOTEBOOKS,
+    beside_defaults,
+    defaults_of,
+    notebook_of,
+    papermill_command,
+    run_notebook,
+    source_of,
+)
 from heterofl_core.params import SCHEDULES, Execution, RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path, runs_folder
-from heterofl_core.settings import from_namespace
+from heterofl_core.results import read_plan
+from heterofl_core.settings import from_namespace, telling
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "book" / "experiments"
 SMOKE: dict[str, Any] = {
@@ -180,3 +189,17 @@ def test_a_misspelt_parameter_is_found_before_a_kernel_starts(outputs: Path) -> 
     with pytest.raises(InputError, match=r"'roudns' .* did you mean 'rounds'"):
         run_notebook({**SMOKE, "roudns": 3})
     assert not list(outputs.rglob("*"))
+
+
+@pytest.mark.parametrize("plan", ["cpu", "gpu"])
+def test_a_notebook_does_the_run_that_it_was_asked_for(plan: str) -> None:
+    """Its own defaults, such as the ablation's `norm = "none"`, give way to what the run has."""
+    for params in read_plan(plan).runs:
+        told = beside_defaults(params) | telling(params)
+        assert from_namespace(defaults_of(source_of(params)) | told)[0] == params
+
+
+def test_the_ablations_notebook_is_told_of_a_norm_that_a_run_leaves_to_the_paper() -> None:
+    params = run_params(dataset="mnist", levels="e", masked_loss="none")
+    assert beside_defaults(params) == {"levels": "e", "dataset": "mnist", "partition": "iid", "norm": "sbn"}
+    assert "-p norm sbn" in papermill_command(params)

@@ -83,6 +83,16 @@ def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
     assert [values.get("force", False) for values in asked] == [False, False, True]
 
 
+def test_a_notebook_that_does_another_run_is_a_failure_and_not_asked_again(
+    done: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "run_notebook", lambda values: None)
+    monkeypatch.setattr(results, "timings_for", lambda _: TIMINGS)
+    monkeypatch.setattr(results, "read_plan", lambda _: type("Plan", (), {"runs": RUNS[:1]}))
+    assert work_off("cpu", hours=10) == []
+    assert f"{RUNS[0].run_id} failed: its notebook ended, and the run is not done" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
 def test_hours_must_be_positive(hours: float) -> None:
     with pytest.raises(InputError, match=r"hours .* is not allowed; it must be above 0"):
