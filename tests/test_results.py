@@ -22,7 +22,7 @@ TIMINGS = {
 
 @pytest.fixture
 def done(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """States of runs by their id, which the queue believes."""
+    """States of runs by their id, which the queue believes; its plan is `RUNS`."""
     states: dict[str, str] = {}
 
     def status_of(params: RunParams) -> RunStatus:
@@ -30,6 +30,8 @@ def done(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return RunStatus(params, state, "", 5 if state == "stopped" else 0)
 
     monkeypatch.setattr(results, "status_of", status_of)
+    monkeypatch.setattr(results, "timings_for", lambda _: TIMINGS)
+    monkeypatch.setattr(results, "read_plan", lambda _: type("Plan", (), {"runs": RUNS}))
     return states
 
 
@@ -75,8 +77,6 @@ def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
         done[run_id] = "done"
 
     monkeypatch.setattr(results, "run_notebook", run_notebook)
-    monkeypatch.setattr(results, "timings_for", lambda _: TIMINGS)
-    monkeypatch.setattr(results, "read_plan", lambda _: type("Plan", (), {"runs": RUNS}))
     done[RUNS[2].run_id] = "stale"
     assert work_off("cpu", hours=10) == [RUNS[0].run_id, RUNS[2].run_id]
     assert [values["levels"] for values in asked] == ["a", "b", "e"]
@@ -87,10 +87,10 @@ def test_a_notebook_that_does_another_run_is_a_failure_and_not_asked_again(
     done: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(results, "run_notebook", lambda values: None)
-    monkeypatch.setattr(results, "timings_for", lambda _: TIMINGS)
-    monkeypatch.setattr(results, "read_plan", lambda _: type("Plan", (), {"runs": RUNS[:1]}))
     assert work_off("cpu", hours=10) == []
-    assert f"{RUNS[0].run_id} failed: its notebook ended, and the run is not done" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    for params in RUNS:
+        assert told.count(f"{params.run_id} failed: its notebook ended, and the run is not done") == 1
 
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
