@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from heterofl_core.evidence import Difference, Evidence, difference
+from heterofl_core.differences import Difference, difference
+from heterofl_core.evidence import Evidence
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.studies import combinations
@@ -24,8 +25,8 @@ OUTCOMES = {
     "holds": "the whole interval lies above the margin",
     "fails": "the whole interval lies below the margin",
     "open": "the interval includes the margin",
-    "no interval": "both sides were run, but no setting of that data set and partition with two seeds",
-    "not run": "one side or both were not run, or not for equally many rounds",
+    "no interval": "both sides were run, but no two settings of that data set and partition with two seeds",
+    "not run": "one side or both were not run, or not with one seed for equally many rounds",
 }
 """What can come of a comparison."""
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy import special
 
 from heterofl_core.params import SCHEDULE, RunParams, usual_eval_every
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import METRICS
 
 Record = Mapping[str, Any]
 
@@ -64,14 +64,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     count, mean = len(values), math.fsum(values) / len(values)
     if count == 1:
         return Estimate(mean, math.nan, 1)
-    spread = math.sqrt(squares(values) / (count - 1))
+    spread = float(np.std(values, ddof=1))
     return Estimate(mean, quantile(count - 1) * spread / math.sqrt(count), count)
-
-
-def squares(values: Sequence[float]) -> float:
-    """The sum of the squared deviations from the mean."""
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values)
 
 
 def quantile(freedom: int) -> float:
@@ -114,9 +108,18 @@ class Answer:
             if kind in {state(record) for record in self.records}
         )
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs, in their order."""
+        return [int(record["params"]["seed"]) for record in self.records]
+
     def values(self, metric: str, which: str = "best") -> list[float]:
         """The metric of each run: the `best` over its evaluated rounds, or the `final` one."""
         return [float(record["metrics"][f"{which}_{metric}"]) for record in self.records]
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """The best of the metric in each run, by its seed."""
+        return dict(zip(self.seeds, self.values(metric), strict=True))
 
 
 class Evidence:
@@ -142,45 +145,16 @@ class Evidence:
         for by_schedule in self.answers.values():
             yield from by_schedule.values()
 
+    def answers_to(self, params: RunParams) -> list[Answer]:
+        """Everything that answers what a run asks: an answer for each schedule."""
+        return list(self.answers.get(question(params), {}).values())
+
     def answer(self, params: RunParams, rounds: int | None = None) -> Answer | None:
         """The best answer to what a run asks: of today's code rather than of older one, of many rounds rather
         than of few. None if there is none, or none of so many `rounds`.
         """
-        answers = self.answers.get(question(params), {}).values()
-        return max((one for one in answers if rounds in (None, one.rounds)), key=rank, default=None)
-
-    def pair(self, one: RunParams, other: RunParams) -> tuple[Answer, Answer] | None:
-        """Answers to two questions from equally many rounds, as many as possible."""
-        firsts, seconds = (self.answers.get(question(params), {}) for params in (one, other))
-        pairs = [
-            (first, second)
-            for first in firsts.values()
-            for second in seconds.values()
-            if first.rounds == second.rounds
-        ]
-        return max(pairs, key=lambda pair: (min(map(rank, pair)), len(pair[0].records)), default=None)
-
-    def seed_noise(self, dataset: str, partition: str, metric: str, rounds: int) -> tuple[float, int]:
-        """The standard deviation between seeds, pooled over the settings with more than one, and its degrees
-        of freedom.
-
-        Args:
-            rounds: of the settings. If none of so many was repeated, those of any number count: shorter runs
-                scatter more, as a rule, so that errs to the wide side.
-
-        Returns:
-            NaN and 0 where every setting was run once.
-        """
-        repeated = [
-            answer
-            for answer in self.all_answers()
-            if len(answer.records) > 1
-            and (answer.params.dataset, answer.params.partition) == (dataset, partition)
-        ]
-        pooled = [answer for answer in repeated if answer.rounds == rounds] or repeated
-        freedom = sum(len(answer.records) - 1 for answer in pooled)
-        total = math.fsum(squares(answer.values(metric)) for answer in pooled)
-        return (math.sqrt(total / freedom), freedom) if freedom else (math.nan, 0)
+        answers = (one for one in self.answers_to(params) if rounds in (None, one.rounds))
+        return max(answers, key=rank, default=None)
 
 
 def answer_of(records: Iterable[Record]) -> Answer:
@@ -205,34 +179,3 @@ def how_unusual(record: Record) -> tuple[bool, bool, bool, str]:
 def rank(answer: Answer) -> tuple[bool, int, int]:
     """The better answer is the larger one."""
     return (answer.state != "stale", answer.rounds, len(answer.records))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better one setting is than another.
-
-    Attributes:
-        value: in units of the metric, positive if better.
-        half_width: of its 95 % interval, from the seed noise; NaN where that is not known.
-        schedule: of both.
-    """
-
-    value: float
-    half_width: float
-    schedule: str
-
-
-def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: str) -> Difference | None:
-    """How much better a setting is by a metric, None unless both were run for equally many rounds.
-
-    A setting's own two or three runs say little of their spread: the noise is that of all settings.
-    """
-    pair = evidence.pair(better, worse)
-    if pair is None:
-        return None
-    first, second = pair
-    noise, freedom = evidence.seed_noise(better.dataset, better.partition, metric, first.rounds)
-    error = noise * math.sqrt(1 / len(first.records) + 1 / len(second.records))
-    half_width = quantile(freedom) * error if freedom else math.nan
-    gain = estimate(first.values(metric)).mean - estimate(second.values(metric)).mean
-    return Difference(METRICS[metric].sign * gain, half_width, first.schedule)

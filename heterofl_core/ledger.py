@@ -46,7 +46,7 @@ def details() -> str:
     sections = []
     for claim in read_claims():
         rows = pd.DataFrame([row(evidence, one) for one in claim.comparisons])
-        text = [name for name in rows.columns if name not in ("Margin", "Paper", "Ours", "±")]
+        text = [name for name in rows.columns if name not in ("Margin", "Paper", "Ours", "±", "Pairs")]
         sections.append(
             f'<details class="plain claim" id="claim-{claim.number}">'
             f"<summary>{claim.number}. {html.escape(claim.text)}</summary><p>{html.escape(claim.source)}</p>"
@@ -72,6 +72,7 @@ def row(evidence: Evidence, comparison: Comparison) -> dict[str, Any]:
         "Paper": paper,
         "Ours": signed(found.value) if found else "–",
         "±": "–" if found is None or math.isnan(found.half_width) else f"{found.half_width:.2f}",
+        "Pairs": str(found.pairs) if found else "–",
         "Outcome": came,
         "Schedule": found.schedule if found else "",
     }

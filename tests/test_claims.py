@@ -9,7 +9,8 @@ from test_evidence import a_record
 
 from heterofl_core import exhibits, ledger
 from heterofl_core.claims import Comparison, comparisons, judged, outcome, read_claims, verdict
-from heterofl_core.evidence import Difference, Evidence
+from heterofl_core.differences import Difference
+from heterofl_core.evidence import Evidence
 from heterofl_core.params import run_params
 
 
@@ -27,7 +28,7 @@ from heterofl_core.params import run_params
     ],
 )
 def test_what_comes_of_a_comparison(value: float, half_width: float, margin: float, expected: str) -> None:
-    assert outcome(Difference(value, half_width, "paper"), margin) == expected
+    assert outcome(Difference(value, half_width, 1, "paper"), margin) == expected
 
 
 def test_a_comparison_that_was_not_run() -> None:
@@ -84,10 +85,11 @@ def test_every_claim_compares_different_runs_and_says_where_it_stands() -> None:
 def test_a_claim_can_be_judged_from_records() -> None:
     comparison = Comparison(PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy", 0.0)
     assert judged(Evidence([a_record()]), comparison) == (None, "not run")
-    records = [a_record(99.0 + seed / 100, seed=seed) for seed in range(3)] + [a_record(90.0, levels="e")]
+    records = [a_record(99.0 + seed / 100, seed=seed) for seed in range(3)]
+    records += [a_record(90.0 - seed / 100, levels="e", seed=seed) for seed in range(3)]
     found, came = judged(Evidence(records), comparison)
     assert found is not None
-    assert (round(found.value, 2), came) == (9.01, "holds")
+    assert (round(found.value, 2), came) == (9.02, "holds")
 
 
 PARAMS = run_params(dataset="mnist", levels="a-e")
@@ -113,14 +115,15 @@ def test_without_runs_the_ledger_says_so_of_every_claim() -> None:
 
 def test_with_a_record_removed_only_verdicts_that_hang_on_it_change(outputs: Path) -> None:
     """Level e alone, IID, is what claim 1 compares with; claim 6 needs baselines, too."""
-    records = [a_record(99.0, levels=levels) for levels in ("a-e", "b-e", "c-e")]
-    records += [a_record(98.0 + seed / 100, levels="e", seed=seed) for seed in range(2)]
+    records = [a_record(99.0, levels=levels) for levels in ("a-e", "b-e")]
+    records += [a_record(99.0 + seed / 100, levels="c-e", seed=seed) for seed in range(2)]
+    records += [a_record(98.0 - seed / 100, levels="e", seed=seed) for seed in range(2)]
 
     def verdicts(some: list[dict[str, Any]]) -> dict[int, str]:
         evidence = Evidence(some)
         return {claim.number: ledger.verdict_of(evidence, claim, "mnist") for claim in read_claims()}
 
-    before, after = verdicts(records), verdicts(records[:3])
+    before, after = verdicts(records), verdicts(records[:4])
     assert before[1].startswith("reproduced (3 of ")
     assert after[1].startswith("not enough runs (0 of ")
     assert {number for number in before if before[number] != after[number]} == {1}

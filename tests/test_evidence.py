@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from heterofl_core.evidence import Answer, Evidence, difference, estimate, question, state
+from heterofl_core.evidence import Answer, Evidence, estimate, question, state
 from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
 
@@ -144,72 +144,3 @@ def test_one_run_has_no_interval() -> None:
     found = estimate([98.0])
     assert (found.mean, found.count) == (98.0, 1)
     assert math.isnan(found.half_width)
-
-
-def test_seed_noise_is_pooled_over_settings_with_more_than_one_seed() -> None:
-    """Deviations -1, 1 and -2, 2: squares 10, two degrees of freedom."""
-    evidence = Evidence(
-        [
-            a_record(97.0),
-            a_record(99.0, seed=1),
-            a_record(90.0, levels="e"),
-            a_record(94.0, levels="e", seed=1),
-            a_record(50.0, levels="b"),
-        ]
-    )
-    noise, freedom = evidence.seed_noise("mnist", "iid", "global_accuracy", PARAMS.rounds)
-    assert noise == pytest.approx(math.sqrt(5))
-    assert freedom == 2
-    noise, freedom = evidence.seed_noise("mnist", "non-iid-2", "global_accuracy", 400)
-    assert (math.isnan(noise), freedom) == (True, 0)
-
-
-def test_seed_noise_is_that_of_runs_as_long_where_there_are_any() -> None:
-    """Long runs scatter by √2, short ones by √32; of middle length none was repeated, so all are pooled."""
-    long = [a_record(97.0), a_record(99.0, seed=1)]
-    short = [a_record(80.0, protocol="short"), a_record(88.0, protocol="short", seed=1)]
-    evidence = Evidence([*long, *short])
-    noises = [
-        evidence.seed_noise("mnist", "iid", "global_accuracy", rounds)
-        for rounds in (PARAMS.rounds, short[0]["params"]["rounds"], 77)
-    ]
-    assert [noise for noise, _ in noises] == pytest.approx([math.sqrt(2), math.sqrt(32), math.sqrt(17)])
-    assert [freedom for _, freedom in noises] == [1, 1, 2]
-
-
-def test_a_difference_by_hand() -> None:
-    """Two seeds against one, a noise of √2 with one degree of freedom."""
-    smaller = run_params(dataset="mnist", levels="e")
-    evidence = Evidence([a_record(97.0), a_record(99.0, seed=1), a_record(95.0, levels="e")])
-    found = difference(evidence, PARAMS, smaller, "global_accuracy")
-    assert found is not None
-    assert (found.value, found.schedule) == (3.0, "paper")
-    assert found.half_width == pytest.approx(12.7062 * math.sqrt(2) * math.sqrt(1 / 2 + 1), rel=1e-4)
-    back = difference(evidence, smaller, PARAMS, "global_accuracy")
-    assert back is not None
-    assert back.value == -3.0
-
-
-def test_settings_of_other_lengths_are_not_compared() -> None:
-    evidence = Evidence([a_record(), a_record(levels="e", protocol="short")])
-    assert difference(evidence, PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy") is None
-
-
-def test_the_longest_schedule_that_both_have_is_compared() -> None:
-    evidence = Evidence(
-        [a_record(99.0), a_record(90.0, protocol="short"), a_record(80.0, levels="e", protocol="short")]
-    )
-    found = difference(evidence, PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy")
-    assert found is not None
-    assert (found.value, found.schedule) == (10.0, "short, 20 rounds")
-    assert math.isnan(found.half_width)
-
-
-def test_less_perplexity_is_better() -> None:
-    def on_text(perplexity: float, levels: str) -> dict[str, Any]:
-        return a_record(dataset="wikitext2", levels=levels) | {"metrics": {"best_perplexity": perplexity}}
-
-    better, worse = (run_params(dataset="wikitext2", levels=levels) for levels in ("d-e", "e"))
-    found = difference(Evidence([on_text(3.5, "d-e"), on_text(7.5, "e")]), better, worse, "perplexity")
-    assert found is not None
-    assert found.value == 4.0

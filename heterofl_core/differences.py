@@ -1,0 +1,113 @@
+"""How much better one setting is than another, from pairs of runs with one seed. Nothing here needs torch.
+
+A seed decides the partition, the first weights and who takes part when, so two runs of one seed share much of
+what makes a run lucky. Their difference scatters less than the runs themselves, on label-skewed data by far.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from heterofl_core.evidence import Answer, Evidence, quantile, rank
+from heterofl_core.params import RunParams
+from heterofl_core.records import METRICS
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one setting is than another.
+
+    Attributes:
+        value: the mean over pairs of one seed, in units of the metric, positive if better.
+        half_width: of its 95 % interval, from the noise of pairs; NaN where that is not known.
+        pairs: how many there are.
+        schedule: of both.
+    """
+
+    value: float
+    half_width: float
+    pairs: int
+    schedule: str
+
+
+def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: str) -> Difference | None:
+    """How much better a setting is by a metric; None unless both ran with one seed, for equally many rounds.
+
+    A setting's own two or three pairs say little of their spread: the noise is that of all settings.
+    """
+    answers = compared(evidence, better, worse)
+    if answers is None:
+        return None
+    first, second = (answer.by_seed(metric) for answer in answers)
+    gains = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
+    rounds, schedule = answers[0].rounds, answers[0].schedule
+    noise, freedom = seed_noise(evidence, better.dataset, better.partition, metric, rounds)
+    half_width = quantile(freedom) * noise * math.sqrt(2 / len(gains)) if freedom else math.nan
+    return Difference(METRICS[metric].sign * math.fsum(gains) / len(gains), half_width, len(gains), schedule)
+
+
+def compared(evidence: Evidence, one: RunParams, other: RunParams) -> tuple[Answer, Answer] | None:
+    """Answers to two questions that share seeds and have equally many rounds: as many rounds as possible."""
+    pairs = [
+        (first, second)
+        for first in evidence.answers_to(one)
+        for second in evidence.answers_to(other)
+        if first.rounds == second.rounds and shared_seeds(first, second)
+    ]
+    return max(pairs, key=lambda pair: (min(map(rank, pair)), shared_seeds(*pair)), default=None)
+
+
+def shared_seeds(one: Answer, other: Answer) -> int:
+    """How many seeds both were run with."""
+    return len(set(one.seeds) & set(other.seeds))
+
+
+def seed_noise(
+    evidence: Evidence, dataset: str, partition: str, metric: str, rounds: int
+) -> tuple[float, int]:
+    """How much a run scatters beside what its setting and its seed explain.
+
+    Args:
+        rounds: of the settings that are pooled. If those leave no degree of freedom, settings of any length
+            count: shorter runs scatter more, as a rule, so that errs to the wide side.
+
+    Returns:
+        A standard deviation and its degrees of freedom; NaN and 0 where no two settings share two seeds.
+    """
+    answers = [
+        answer
+        for answer in evidence.all_answers()
+        if (answer.params.dataset, answer.params.partition) == (dataset, partition)
+    ]
+    noise, freedom = residual((one for one in answers if one.rounds == rounds), metric)
+    return (noise, freedom) if freedom else residual(answers, metric)
+
+
+def residual(answers: Iterable[Answer], metric: str) -> tuple[float, int]:
+    """What is left of runs when a constant for each setting and one for each seed are taken away.
+
+    Least squares on value = setting + seed of that length + noise (blocks, in the language of experiments).
+
+    Returns:
+        The standard deviation of the noise and its degrees of freedom, NaN and 0 where nothing is left.
+    """
+    runs = pd.DataFrame(
+        [
+            (str(setting), f"{answer.rounds} {seed}", value)
+            for setting, answer in enumerate(answers)
+            for seed, value in answer.by_seed(metric).items()
+        ],
+        columns=["setting", "block", "value"],
+    )
+    if runs.empty:
+        return math.nan, 0
+    design = pd.get_dummies(runs[["setting", "block"]], dtype=float).to_numpy()  # (runs, settings + blocks)
+    fitted, _, explained, _ = np.linalg.lstsq(design, runs["value"].to_numpy())
+    freedom = len(runs) - int(explained)
+    if not freedom:
+        return math.nan, 0
+    left = runs["value"].to_numpy() - design @ fitted
+    return math.sqrt(float(left @ left) / freedom), freedom
