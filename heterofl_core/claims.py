@@ -21,19 +21,23 @@ from heterofl_core.studies import combinations
 ENOUGH = 1 / 4
 """The share of a claim's comparisons that must be measured before anything is said of it."""
 
+MEASURED = ("holds", "fails", "open")
+"""The outcomes of comparisons that were measured."""
+
 OUTCOMES = {
     "holds": "the whole interval lies above the margin",
     "fails": "the whole interval lies below the margin",
     "open": "the interval includes the margin",
     "no interval": "both sides were run, but no two settings of that data set and partition with two seeds",
-    "not run": "one side or both were not run, or not with one seed for equally many rounds",
+    "not run": "one side or both were not run, or not with one seed and one schedule",
 }
 """What can come of a comparison."""
 
 VERDICTS = {
     "reproduced": "no measured comparison fails, and at least half of them hold",
-    "partly": "neither: some hold or are open, others fail, or too many are open",
+    "partly": "some of the measured comparisons hold, and others fail",
     "not reproduced": "of the measured comparisons some fail, and none holds",
+    "undecided": "no measured comparison fails, and fewer than half of them hold",
     "not enough runs": "fewer than a quarter of the comparisons were measured",
 }
 """What can be said of a claim."""
@@ -121,12 +125,12 @@ def outcome(found: Difference | None, margin: float) -> str:
 def verdict(outcomes: Sequence[str]) -> str:
     """What the outcomes of a claim's comparisons say of it: one of `VERDICTS`."""
     counts = Counter(outcomes)
-    measured = counts["holds"] + counts["fails"] + counts["open"]
+    measured = sum(counts[outcome] for outcome in MEASURED)
     if not measured or measured < ENOUGH * len(outcomes):
         return "not enough runs"
-    if not counts["fails"] and 2 * counts["holds"] >= measured:
-        return "reproduced"
-    return "not reproduced" if counts["fails"] and not counts["holds"] else "partly"
+    if counts["fails"]:
+        return "partly" if counts["holds"] else "not reproduced"
+    return "reproduced" if 2 * counts["holds"] >= measured else "undecided"
 
 
 def judged(evidence: Evidence, comparison: Comparison) -> tuple[Difference | None, str]:

@@ -151,7 +151,10 @@ def local_epochs(task: ClientTask, model: SliceableModel) -> Iterator[Iterator[B
 
 def autocast(precision: str, device: str) -> AbstractContextManager[None]:
     """Executes convolutions and products of matrices in `bf16`, or in TensorFloat-32 where a GPU has it, if
-    `precision` says so; parameters, norms, loss and optimiser stay in float32.
+    `precision` says so; parameters, their gradients and the optimiser stay in float32.
+
+    Under `bf16` what these layers give is rounded to bfloat16, logits and loss included. sBN computes in
+    float32 from there on, the other norms hand on bfloat16, which the next layer would round to anyway.
     """
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"

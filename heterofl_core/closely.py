@@ -16,7 +16,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from heterofl_core.evidence import Answer, Evidence, question
+from heterofl_core.evidence import Answer, Evidence
+from heterofl_core.exhibits import not_run
 from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import LEVELS, Mix, all_mixes, width_rate
 from heterofl_core.paper import table
@@ -32,7 +33,7 @@ LABELS = 10
 BYTES = 4  # of a parameter in float32
 COST_COLUMNS = ["ratio", "parameters", "flops", "space_mb"]
 EPSILON = 1e-5  # of a norm, as in PyTorch
-NOT_RUN = {**dict.fromkeys(("Rounds", "Seeds", "Best", "Final"), "–"), "Code": "not run"}
+NOT_RUN = dict.fromkeys(("Rounds", "Seeds", "Best", "Final"), "–")
 MASKS = ("none", "detach", "zero", "neg_inf")
 SPACINGS = (1, 5, 10, 50)  # rounds from one evaluation to the next
 LONG = 100  # rounds of a run whose curve tells what looking more often brings
@@ -279,9 +280,9 @@ def recorded(metric: str, **settings: Any) -> Styler:
     rows = []
     for setting in combinations(settings):
         described = {"Setting": ", ".join(f"{name} {setting[name]}" for name in varied)}
-        answers = evidence.answers.get(question(run_params(**setting)), {}).values()
+        answers = evidence.answers_to(run_params(**setting))
         found = [summary(answer, metric) for answer in sorted(answers, key=lambda answer: answer.rounds)]
-        rows += [described | one for one in found or [NOT_RUN]]
+        rows += [described | one for one in found or [NOT_RUN | {"Code": not_run(run_params(**setting))}]]
     return aligned(pd.DataFrame(rows), text=["Setting", "Code"])
 
 

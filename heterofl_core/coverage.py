@@ -6,12 +6,11 @@ Nothing here needs torch.
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from heterofl_core.evidence import HOW_LONG, Evidence, Record, question, state
+from heterofl_core.evidence import Evidence, Record, how_long, state
 from heterofl_core.paper import EXCERPT, TABLES
 from heterofl_core.params import RunParams
 from heterofl_core.records import all_records
@@ -80,18 +79,13 @@ def coverage(records: Iterable[Record]) -> dict[str, str]:
 
 def covered(params: RunParams, evidence: Evidence) -> str:
     """What the records say about one run: one of `COVERAGE`."""
-    answers = evidence.answers.get(question(params), {}).values()
+    answers = evidence.answers_to(params)
     current = [answer for answer in answers if answer.state != "stale"]
-    if any(schedule(answer.params) == schedule(params) for answer in current):
+    if any(how_long(answer.params) == how_long(params) for answer in current):
         return "done"
     if current:
         return "other schedule"
     return "stale" if answers else "missing"
-
-
-def schedule(params: RunParams) -> list[Any]:
-    """For how long a run trains, and how."""
-    return [getattr(params, name) for name in HOW_LONG]
 
 
 def hours(records: Iterable[Record]) -> float:

@@ -5,13 +5,16 @@ what makes a run lucky. Their difference scatters less than the runs themselves,
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from heterofl_core.evidence import Answer, Evidence, quantile, rank
+from heterofl_core.evidence import Answer, Evidence, how_long, quantile, rank
+from heterofl_core.paper import CELLS
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS
 
@@ -24,40 +27,55 @@ class Difference:
         value: the mean over pairs of one seed, in units of the metric, positive if better.
         half_width: of its 95 % interval, from the noise of pairs; NaN where that is not known.
         pairs: how many there are.
-        schedule: of both.
+        schedule: of both, see `Answer.schedule`.
+        full: whether that is the paper's.
+        state: of the code that made them, the worse one; see `evidence.state`.
     """
 
     value: float
     half_width: float
     pairs: int
     schedule: str
+    full: bool
+    state: str
 
 
 def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: str) -> Difference | None:
-    """How much better a setting is by a metric; None unless both ran with one seed, for equally many rounds.
+    """How much better a setting is by a metric; None unless both ran with one seed and by one schedule.
 
-    A setting's own two or three pairs say little of their spread: the noise is that of all settings.
+    A setting's own two or three pairs say little of their spread: the noise is that of all settings with
+    several seeds. This assumes that a seed moves all settings alike, up to a noise that is the same for all.
     """
     answers = compared(evidence, better, worse)
     if answers is None:
         return None
     first, second = (answer.by_seed(metric) for answer in answers)
     gains = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
-    rounds, schedule = answers[0].rounds, answers[0].schedule
-    noise, freedom = seed_noise(evidence, better.dataset, better.partition, metric, rounds)
-    half_width = quantile(freedom) * noise * math.sqrt(2 / len(gains)) if freedom else math.nan
-    return Difference(METRICS[metric].sign * math.fsum(gains) / len(gains), half_width, len(gains), schedule)
+    noise, freedom = seed_noise(evidence, better.dataset, better.partition, metric, answers[0].rounds)
+    both = Answer((*answers[0].records, *answers[1].records))
+    return Difference(
+        value=METRICS[metric].sign * math.fsum(gains) / len(gains),
+        half_width=quantile(freedom) * noise * math.sqrt(2 / len(gains)) if freedom else math.nan,
+        pairs=len(gains),
+        schedule=both.schedule,
+        full=both.params.protocol == "paper",
+        state=both.state,
+    )
 
 
 def compared(evidence: Evidence, one: RunParams, other: RunParams) -> tuple[Answer, Answer] | None:
-    """Answers to two questions that share seeds and have equally many rounds: as many rounds as possible."""
+    """Answers to two questions that share seeds and a schedule, rather the asked one, or a long one."""
     pairs = [
         (first, second)
         for first in evidence.answers_to(one)
         for second in evidence.answers_to(other)
-        if first.rounds == second.rounds and shared_seeds(first, second)
+        if how_long(first.params) == how_long(second.params) and shared_seeds(first, second)
     ]
-    return max(pairs, key=lambda pair: (min(map(rank, pair)), shared_seeds(*pair)), default=None)
+
+    def better(pair: tuple[Answer, Answer]) -> Any:
+        return min(rank(pair[0], one), rank(pair[1], other)), shared_seeds(*pair)
+
+    return max(pairs, key=better, default=None)
 
 
 def shared_seeds(one: Answer, other: Answer) -> int:
@@ -71,8 +89,8 @@ def seed_noise(
     """How much a run scatters beside what its setting and its seed explain.
 
     Args:
-        rounds: of the settings that are pooled. If those leave no degree of freedom, settings of any length
-            count: shorter runs scatter more, as a rule, so that errs to the wide side.
+        rounds: of the settings that are pooled. If those leave no degree of freedom, shorter ones count, too:
+            they scatter more, as a rule, so that errs to the wide side.
 
     Returns:
         A standard deviation and its degrees of freedom; NaN and 0 where no two settings share two seeds.
@@ -83,7 +101,40 @@ def seed_noise(
         if (answer.params.dataset, answer.params.partition) == (dataset, partition)
     ]
     noise, freedom = residual((one for one in answers if one.rounds == rounds), metric)
-    return (noise, freedom) if freedom else residual(answers, metric)
+    return (noise, freedom) if freedom else residual((one for one in answers if one.rounds <= rounds), metric)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much runs of one data set, partition and length scatter in a metric.
+
+    Attributes:
+        deviation, freedom: see `residual`.
+        settings: with more than one seed; the others add nothing.
+    """
+
+    dataset: str
+    partition: str
+    rounds: int
+    metric: str
+    deviation: float
+    freedom: int
+    settings: int
+
+
+def noises(evidence: Evidence) -> list[Noise]:
+    """The noise in each result of the paper, as far as the records give it."""
+    groups: dict[tuple[str, str, int], list[Answer]] = defaultdict(list)
+    for answer in evidence.all_answers():
+        if len(answer.records) > 1:
+            groups[answer.params.dataset, answer.params.partition, answer.rounds].append(answer)
+    found = (
+        Noise(*group, metric, *residual(answers, metric), len(answers))
+        for group, answers in sorted(groups.items())
+        for metric in METRICS
+        if (group[1], metric) in CELLS and f"best_{metric}" in answers[0].records[0]["metrics"]
+    )
+    return [noise for noise in found if noise.freedom]
 
 
 def residual(answers: Iterable[Answer], metric: str) -> tuple[float, int]:

@@ -123,7 +123,8 @@ def seconds_of(params: RunParams, timings: Mapping[str, Timing]) -> float | None
         return None
     step = sum(share * timings[name].step_seconds for share, name in zip(mix.shares, names, strict=True))
     forward = timings[timing_name(params, mix.largest)].forward_seconds
-    return (work.steps * step + work.evaluated * forward) / joblib.cpu_count()
+    cores = joblib.cpu_count()
+    return work.steps * step / min(cores, params.num_active) + work.evaluated * forward / cores
 
 
 def timings_path() -> Path:

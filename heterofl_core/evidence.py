@@ -31,6 +31,12 @@ MARKS = {"current": "", "uncommitted": "†", "stale": "‡"}
 """Behind a number whose code was not committed, and behind one that other code has made."""
 
 
+def how_long(params: RunParams) -> list[Any]:
+    """For how long a run trains, and how: what must be equal if two runs are compared."""
+    settings = params.model_dump(mode="json", include=set(HOW_LONG))
+    return [settings[name] for name in HOW_LONG]
+
+
 def question(params: RunParams) -> str:
     """What a run asks: all of its settings but schedule, precision and seed."""
     settings = params.model_dump(mode="json", exclude=set(HOW))
@@ -41,7 +47,7 @@ def state(record: Record) -> str:
     """Whether a record belongs to the code as it is now: `current`, `uncommitted` or `stale`."""
     if record["code_hash"] != code_hash():
         return "stale"
-    return "uncommitted" if record["git_dirty"] else "current"
+    return "current" if record["git_dirty"] is False else "uncommitted"  # None: there was no git to ask
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,13 @@ class Answer:
 
     @property
     def schedule(self) -> str:
-        """For people: `paper`, or another protocol with its number of rounds."""
-        protocol = str(self.records[0]["params"]["protocol"])
-        return protocol if protocol == "paper" else f"{protocol}, {self.rounds} rounds"
+        """For people: `paper`, or another protocol with its number of rounds; and the precision, if it is
+        another than float32.
+        """
+        protocol = self.params.protocol
+        precisions = {record["params"].get("precision", "fp32") for record in self.records} - {"fp32"}
+        length = [] if protocol == "paper" else [f"{self.rounds} rounds"]
+        return ", ".join([protocol, *length, *sorted(precisions)])
 
     @property
     def state(self) -> str:
@@ -133,8 +143,7 @@ class Evidence:
         found: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
         for record in records:
             params = RunParams.model_validate(record["params"])
-            schedule = json.dumps([record["params"][name] for name in HOW_LONG])
-            found[question(params)][schedule].append(record)
+            found[question(params)][json.dumps(how_long(params))].append(record)
         self.answers = {
             asked: {schedule: answer_of(some) for schedule, some in by_schedule.items()}
             for asked, by_schedule in found.items()
@@ -150,11 +159,12 @@ class Evidence:
         return list(self.answers.get(question(params), {}).values())
 
     def answer(self, params: RunParams, rounds: int | None = None) -> Answer | None:
-        """The best answer to what a run asks: of today's code rather than of older one, of many rounds rather
-        than of few. None if there is none, or none of so many `rounds`.
+        """The best answer to what a run asks: of today's code rather than of older one, by the run's own
+        schedule rather than by another, of many rounds rather than of few. None if there is none, or none of
+        so many `rounds`.
         """
         answers = (one for one in self.answers_to(params) if rounds in (None, one.rounds))
-        return max(answers, key=rank, default=None)
+        return max(answers, key=lambda one: rank(one, params), default=None)
 
 
 def answer_of(records: Iterable[Record]) -> Answer:
@@ -169,13 +179,14 @@ def answer_of(records: Iterable[Record]) -> Answer:
 def how_unusual(record: Record) -> tuple[bool, bool, bool, str]:
     """The more usual run is the smaller one: of today's code, evaluated as often as others, in float32.
 
-    Who looks more often finds a better best, so answers are compared that looked equally often.
+    Who looks more often finds a better best, so the answers are those that looked as often as others do.
     """
     params = RunParams.model_validate(record["params"])  # fills in what older records lack
     looks = params.eval_every != usual_eval_every(params.rounds)
     return (state(record) == "stale", looks, params.precision != "fp32", str(record["run_id"]))
 
 
-def rank(answer: Answer) -> tuple[bool, int, int]:
-    """The better answer is the larger one."""
-    return (answer.state != "stale", answer.rounds, len(answer.records))
+def rank(answer: Answer, asked: RunParams) -> tuple[bool, bool, int, int]:
+    """The better answer to what was asked is the larger one."""
+    as_asked = how_long(answer.params) == how_long(asked)
+    return (answer.state != "stale", as_asked, answer.rounds, len(answer.records))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
+from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from heterofl_core import series
@@ -13,6 +14,7 @@ from heterofl_core.evidence import MARKS, Answer, Evidence, estimate
 from heterofl_core.paper import (
     BASELINES,
     EXCERPT,
+    SOURCES,
     ablation,
     paper_value,
     run_of_ablation,
@@ -22,13 +24,12 @@ from heterofl_core.paper import (
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records
 from heterofl_core.report import variation
-from heterofl_core.series import PAIRS
 from heterofl_core.settings import command
 from heterofl_core.studies import read_study
-from heterofl_core.tables import aligned, magnitude, run_link, searchable, signed
+from heterofl_core.tables import aligned, magnitude, run_link, searchable, signed, unless_empty
 
 DECIMALS = 2
-COLUMNS = ("Paper", "Ours", "±", "Seeds", "Difference", "Schedule")
+COLUMNS = ("Paper", "Ours", "Schedule", "±", "Seeds", "Difference")
 
 
 @functools.cache
@@ -41,10 +42,11 @@ def results(dataset: str, partition: str, metric: str, excerpt: bool = False) ->
     """The rows of Table 5, 6 or 7 for one result column, or of their excerpts, Tables 1 to 3."""
     printed = table(dataset)
     rows = [row for row in printed.index if not excerpt or row in (*EXCERPT, *BASELINES.values())]
-    described = printed.loc[rows, ["ratio", "parameters", "space_mb"]].reset_index()
-    described.columns = pd.Index(["Model", "Ratio", "Parameters", "Space (MB)"])
+    described = printed.loc[rows, ["ratio", "parameters", "flops", "space_mb"]].reset_index()
+    described.columns = pd.Index(["Model", "Ratio", "Parameters", "FLOPs", "Space (MB)"])
     described["Ratio"] = described["Ratio"].map("{:.2f}".format)
     described["Parameters"] = described["Parameters"].map(magnitude)
+    described["FLOPs"] = described["FLOPs"].map(magnitude)
     described["Space (MB)"] = described["Space (MB)"].map("{:.2f}".format)
     return beside(described, ["Model"], [run_of_row(dataset, partition, row) for row in rows], metric)
 
@@ -60,7 +62,8 @@ def ablations(dataset: str, metric: str) -> Styler:
             "Masked loss": [{"yes": "on", "no": "off"}[row["masked_ce"]] for row in rows],
         }
     )
-    return beside(described, described.columns, [run_of_ablation(dataset, row) for row in rows], metric)
+    asked = [run_of_ablation(dataset, row) for row in rows]
+    return beside(described, described.columns, asked, metric, sources=["slides"])
 
 
 def runs(asked: Sequence[tuple[Mapping[str, str], RunParams]], metric: str) -> Styler:
@@ -73,20 +76,34 @@ def runs(asked: Sequence[tuple[Mapping[str, str], RunParams]], metric: str) -> S
     return beside(described, described.columns, [run for _, run in asked], metric)
 
 
-def beside(described: pd.DataFrame, words: Iterable[str], asked: Iterable[RunParams], metric: str) -> Styler:
-    """The paper's numbers and ours to the right of what describes the rows, in words or in numbers."""
+def beside(
+    described: pd.DataFrame,
+    words: Iterable[str],
+    asked: Iterable[RunParams],
+    metric: str,
+    sources: Sequence[str] = SOURCES,
+) -> Styler:
+    """The paper's numbers and ours to the right of what describes the rows, in words or in numbers.
+
+    Args:
+        sources: of the paper's numbers, see `paper.paper_value`.
+    """
     evidence = all_evidence()
-    cells = pd.DataFrame([cell(evidence.answer(run), run, metric) for run in asked], index=described.index)
-    return searchable(aligned(pd.concat([described, cells], axis=1), text=[*words, "Schedule"]))
+    rows = [cell(evidence.answer(run), run, metric, paper_value(run, metric, sources)) for run in asked]
+    cells = pd.DataFrame(rows, index=described.index)
+    columns = [*described.columns, *COLUMNS]
+    return searchable(aligned(pd.concat([described, cells], axis=1)[columns], text=[*words, "Schedule"]))
 
 
-def cell(answer: Answer | None, asked: RunParams, metric: str) -> dict[str, str]:
-    """What the table says of one run, as HTML; `±` is half of the 95 % interval of the mean over seeds."""
-    paper = paper_value(asked, metric)
+def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | None) -> dict[str, str]:
+    """What the table says of one run, as HTML; `±` is half of the 95 % interval of the mean over seeds.
+
+    Args:
+        paper: what is printed for it.
+    """
     printed = "–" if paper is None else f"{paper:.{DECIMALS}f}"
     if answer is None:
-        how = f"<details><summary>not run</summary><code>{html.escape(command(asked))}</code></details>"
-        return dict.fromkeys(COLUMNS, "") | {"Paper": printed, "Ours": how}
+        return dict.fromkeys(COLUMNS, "") | {"Paper": printed, "Ours": not_run(asked)}
     found = estimate(answer.values(metric))
     return {
         "Paper": printed,
@@ -98,47 +115,64 @@ def cell(answer: Answer | None, asked: RunParams, metric: str) -> dict[str, str]
     }
 
 
+def not_run(asked: RunParams) -> str:
+    """Says of a run that it is missing and, unfolded, by which command it is done; HTML."""
+    return f"<details><summary>not run</summary><code>{html.escape(command(asked))}</code></details>"
+
+
 def linked(answer: Answer, text: str) -> str:
     """A text that leads to the page of the first of the runs."""
     return run_link(answer.records[0]["run_id"], text)
 
 
-def points(found: pd.DataFrame) -> Styler:
-    """The points of ours in a figure of interpolation, one line for each pair of levels.
+def points(found: pd.DataFrame) -> Styler | HTML:
+    """The points of ours in a figure of interpolation, one line for each pair of levels that was run.
 
     Args:
         found: see `series.interpolation`.
     """
     ours = found[found["whose"] == "ours"]
-    pairs = [f"{large}–{small}" for large, small in PAIRS]
     wide = (
         ours.assign(Levels=ours["large"] + "–" + ours["small"])
         .pivot_table("value", "Levels", "share")
-        .reindex(index=pairs, columns=range(0, 101, 10))
         .map(lambda value: f"{value:.{DECIMALS}f}", na_action="ignore")
         .fillna("–")
     )
     wide.columns = pd.Index([f"{share} %" for share in wide.columns])
-    return aligned(wide.rename_axis("Levels").reset_index(), text=["Levels"])
+    return unless_empty(aligned(wide.rename_axis("Levels").reset_index(), text=["Levels"]))
 
 
-def sub_models(metric: str) -> Styler:
-    """What clients of each level would use, beside a federation of that level alone, after the last round."""
-    found = series.sub_models(all_evidence(), all_records(), metric)
-    number = f"{{:.{DECIMALS}f}}".format
-    gain = (found["sliced"] - found["alone"].astype(float)) * METRICS[metric].sign
-    table = pd.DataFrame(
+def sub_models(metric: str) -> Styler | HTML:
+    """What clients of each level would use, beside a federation of that level alone, after the last round;
+    the caption counts the slices that are worse.
+    """
+    found = series.sub_models(all_evidence(), metric)
+    rows = [
         {
-            "Data": found["dataset"] + ", " + found["partition"],
-            "Mix": found["mix"] + ", " + found["assignment"],
-            "Level": found["level"],
-            "Its slice": found["sliced"].map(number),
-            "Alone": [("not run" if pd.isna(value) else number(value)) for value in found["alone"]],
-            "Better by": [("–" if pd.isna(value) else signed(value)) for value in gain],
-            "Schedule": found["schedule"],
+            "Data": f"{answer.params.dataset}, {answer.params.partition}",
+            "Mix": linked(answer, f"{mix_of(answer)}{MARKS[answer.state]}"),
+            "Level": level,
+            "Its slice": f"{sliced:.{DECIMALS}f}",
+            "Alone": "not run" if math.isnan(alone) else f"{alone:.{DECIMALS}f}",
+            "Better by": "–" if math.isnan(gain) else signed(gain),
+            "±": "" if math.isnan(half_width) else f"{half_width:.{DECIMALS}f}",
+            "Seeds": str(seeds),
+            "Schedule": answer.schedule,
         }
+        for answer, level, sliced, alone, gain, half_width, seeds in found.itertuples(index=False)
+    ]
+    table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
+    worse, judged = (found["gain"] < 0).sum(), found["gain"].count()
+    table.set_caption(f"Worse than the level trained alone: {worse} of {judged} slices.")
+    return unless_empty(searchable(table))
+
+
+def mix_of(answer: Answer) -> str:
+    """The levels of a mix, how they are assigned, and what else the runs change."""
+    params = answer.params
+    return ", ".join(
+        filter(None, (params.levels, params.assignment, variation(params.model_dump(mode="json"))))
     )
-    return searchable(aligned(table, text=["Data", "Mix", "Level", "Schedule"]))
 
 
 def selections(dataset: str, partition: str, metric: str) -> Styler:

@@ -4,8 +4,8 @@ Nothing here needs torch. Each function returns a figure made without pyplot, wh
 then shows once.
 """
 
-import math
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 
 import matplotlib
@@ -33,6 +33,10 @@ METRIC_COLOURS = {
     "masked_perplexity": "#56B4E9",
     "visible_perplexity": "#999999",
 }
+
+DASHES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKERS = "os^Dv"
+"""What tells lines of one colour apart: every dash with the first marker, then with the next."""
 
 matplotlib.rcParams.update(
     {
@@ -141,41 +145,69 @@ def mark_decays(rounds: pd.DataFrame, *plots: Plot) -> None:
                 plot.axvline((before + after) / 2, color="#999999", linestyle=":", linewidth=1)
 
 
+def nothing_run() -> Figure:
+    """In place of a figure for which there are no runs."""
+    figure = Figure(figsize=(7.6, 0.6))
+    plot = figure.subplots()  # without one, a notebook would show no figure
+    plot.set_axis_off()
+    say_not_run(plot)
+    return figure
+
+
+def say_not_run(plot: Plot) -> None:
+    """Says so in the middle of an empty panel."""
+    plot.text(0.5, 0.5, "not run", transform=plot.transAxes, ha="center", va="center", color="#767676")
+
+
 def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
-    """One line for each run, one panel for each data set and partition, coloured by the largest level; no
-    panel at all where no run has the metric.
+    """One line for each run, coloured by the largest level; lines of one colour differ in their dashes.
+
+    A panel has the runs of one data set and partition that are equally long, those that change nothing of the
+    method or those that do.
 
     Args:
         curves: see `report.curves`.
         metric: a column of it, such as `global_accuracy`.
     """
     shown = curves[curves[metric].notna()] if metric in curves else curves.head(0)
-    panels = list(shown.groupby(["dataset", "partition"]))
-    rows = max(1, math.ceil(len(panels) / 2))
-    figure = Figure(figsize=(7.6, 3.2 * rows))
-    figure.suptitle(METRICS[metric].title)
-    plots = figure.subplots(rows, 2, squeeze=False)
-    for plot in plots.flat[len(panels) :]:
-        plot.remove()
-    for plot, (names, runs) in zip(plots.flat, panels, strict=False):
-        for _, run in runs.groupby("run_id"):
-            levels, changed = run["levels"].iloc[0], run["variation"].iloc[0]
+    if shown.empty:
+        return nothing_run()
+    kinds = shown.assign(changed=shown["variation"] != "")
+    panels = list(kinds.groupby(["dataset", "partition", "changed", "rounds"]))
+    heights = [max(2.5, 0.8 + 0.17 * runs["run_id"].nunique()) for _, runs in panels]  # room for the legend
+    figure = Figure(figsize=(7.6, sum(heights)))
+    plots = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for plot, ((dataset, partition, changed, rounds), runs) in zip(plots, panels, strict=True):
+        drawn: Counter[str] = Counter()
+        for (levels, assignment, variation, _), run in runs.groupby(
+            ["levels", "assignment", "variation", "run_id"]
+        ):
+            largest = str(levels)[0]
+            marker, dash = divmod(drawn[largest], len(DASHES))
             plot.plot(
                 run["round"],
                 run[metric],
-                color=LEVEL_COLOURS[levels[0]],
-                linestyle="-" if len(levels) == 1 else "--",
-                marker="o" if not changed else "s",
+                color=LEVEL_COLOURS[largest],
+                linestyle=DASHES[dash],
+                marker=MARKERS[marker % len(MARKERS)],
                 ms=3,
-                label=textwrap.fill(", ".join(filter(None, (levels, changed))), 24),
+                label=textwrap.fill(
+                    ", ".join(str(word) for word in (levels, assignment, variation) if word), 34
+                ),
             )
-        plot.set(
-            title=", ".join(map(str, names)),
-            xlabel="communication round",
-            ylabel=METRICS[metric].axis,
+            drawn[largest] += 1
+        what = "changed, " if changed else ""
+        plot.set_title(f"{dataset}, {partition}: {what}{rounds} rounds", loc="left")
+        plot.set(xlabel="communication round", ylabel=METRICS[metric].axis, xlim=(0, None))
+        plot.legend(
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+            frameon=False,
+            title="levels",
+            fontsize=8,
+            handlelength=3.2,
         )
-        plot.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="levels", fontsize=8)
-        plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plot.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     return figure
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import LEVELS
 from heterofl_core.records import METRICS
+from heterofl_core.tables import NOT_RUN
 
 GREY = "#8a8a8a"  # readable on white and on the dark theme's background
 LAYOUT: dict[str, Any] = {
@@ -19,20 +20,20 @@ LAYOUT: dict[str, Any] = {
     "height": 420,
 }
 AXIS = {"gridcolor": "rgba(138,138,138,0.25)", "zeroline": False}
-NOTHING = '<p class="plain">Not run.</p>'
 DASHES = {"fix": "dash", "dynamic": "solid"}
 
 
-def as_html(figure: Any, alt: str) -> str:
-    """A plotly figure as data that the page's script draws; what it shows stands in words beside it."""
-    data, words = html.escape(figure.to_json()), html.escape(alt)
+def as_html(figure: Any, caption: str) -> str:
+    """A plotly figure as data that the page's script draws; what it shows stands in words below it."""
+    data, words = html.escape(figure.to_json()), html.escape(caption)
     return (
-        f'<div class="plain interactive-plot" role="figure" aria-label="{words}" data-figure="{data}"></div>'
+        f'<figure class="plain interactive"><div class="interactive-plot" data-figure="{data}"></div>'
+        f"<figcaption>{words}</figcaption></figure>"
     )
 
 
 def mix_slider(points: pd.DataFrame, metric: str) -> str:
-    """The points of an interpolation at one share of clients, which a slider chooses.
+    """The points of an interpolation at one share of clients, which a slider chooses; words without a mix.
 
     Args:
         points: see `series.interpolation`.
@@ -40,8 +41,8 @@ def mix_slider(points: pd.DataFrame, metric: str) -> str:
     import plotly.graph_objects as go
 
     ours = points[points["whose"] == "ours"]
-    if ours.empty:
-        return NOTHING
+    if not ours["share"].between(0, 100, inclusive="neither").any():
+        return NOT_RUN
     shares = sorted(ours["share"].unique())
     figure = go.Figure(layout=LAYOUT)
     for share in shares:
@@ -73,12 +74,14 @@ def mix_slider(points: pd.DataFrame, metric: str) -> str:
         yaxis=AXIS | {"title": METRICS[metric].axis},
     )
     return as_html(
-        figure, f"{METRICS[metric].title} of pairs of levels at a share of clients that a slider chooses."
+        figure,
+        f"{METRICS[metric].title} of pairs of levels. The slider chooses the share of clients that have the "
+        "larger level; pointing at a point shows its value.",
     )
 
 
 def curves(found: pd.DataFrame, metric: str) -> str:
-    """Learning curves with their values under the mouse, and a choice of the larger level.
+    """Learning curves of one larger level at a time, which a menu chooses, with their values under the mouse.
 
     Args:
         found: see `series.learning_curves`.
@@ -86,26 +89,33 @@ def curves(found: pd.DataFrame, metric: str) -> str:
     import plotly.graph_objects as go
 
     if found.empty:
-        return NOTHING
+        return NOT_RUN
     figure = go.Figure(layout=LAYOUT)
     larger = []
-    for (large, small, assignment), line in found.groupby(["large", "small", "assignment"]):
+    for (large, small, assignment, schedule), line in found.groupby(
+        ["large", "small", "assignment", "schedule"]
+    ):
         larger.append(str(large))
         figure.add_scatter(
             x=line["round"].tolist(),
             y=line[metric].tolist(),
-            name=f"{large}–{small}, {assignment}",
+            name=f"{large}–{small}, {assignment}<br>({schedule})",
+            visible=larger[-1] == larger[0],
             line={"color": LEVEL_COLOURS[str(small)], "dash": DASHES[str(assignment)]},
             hovertemplate=f"{large}–{small}, {assignment}, round %{{x}}: %{{y:.2f}}<extra></extra>",
         )
-    choices = [("all levels", [True] * len(larger))]
-    choices += [(f"larger level {level}", [one == level for one in larger]) for level in sorted(set(larger))]
+    choices = [(f"larger level {level}", [one == level for one in larger]) for level in sorted(set(larger))]
     buttons = [{"label": label, "method": "restyle", "args": ["visible", shown]} for label, shown in choices]
     figure.update_layout(
         updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.15, "yanchor": "top"}],
         xaxis=AXIS | {"title": "communication round"},
         yaxis=AXIS | {"title": METRICS[metric].axis},
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.2},
+        height=480,
     )
     return as_html(
-        figure, f"{METRICS[metric].title} over communication rounds; a menu chooses the larger level."
+        figure,
+        f"{METRICS[metric].title} over communication rounds. The menu chooses the larger level; pointing at "
+        "a line shows its values.",
     )

@@ -1,6 +1,7 @@
 """The numbers that the paper printed, by the settings that they belong to. Nothing here needs torch."""
 
 import functools
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -28,6 +29,9 @@ BASELINES = {"standalone": "Standalone", "fedavg": "FedAvg", "lg-fedavg": "LG-Fe
 """What the tables call the baselines, whose model is the multilayer perceptron."""
 
 ABLATION_CELLS = {"local_accuracy": "local", "global_accuracy": "global"}
+
+SOURCES = ("tables", "slides")
+"""Where results are printed: Tables 5 to 7, and the slides' Table 2. Where both print a cell, they differ."""
 
 
 @functools.cache
@@ -64,17 +68,16 @@ def run_of_ablation(dataset: str, row: "pd.Series[str]") -> RunParams:
 
 
 @functools.cache
-def printed_cells() -> dict[tuple[str, str], float]:
-    """Every result that the tables print, by the question that it answers (`evidence.question`) and metric.
-
-    Where Tables 5 to 7 and the slides print the same cell, the tables' wins: it has more decimals.
-    """
+def printed_cells(source: str) -> dict[tuple[str, str], float]:
+    """Every result that one of `SOURCES` prints, by the question that it answers and the metric."""
     cells: dict[tuple[str, str], float] = {}
-    for dataset in ("mnist", "cifar10"):
-        for _, row in ablation().iterrows():
-            asked = question(run_of_ablation(dataset, row))
-            for metric, part in ABLATION_CELLS.items():
-                cells[asked, metric] = float(row[f"{dataset}_{part}"])
+    if source == "slides":
+        for dataset in ("mnist", "cifar10"):
+            for _, row in ablation().iterrows():
+                asked = question(run_of_ablation(dataset, row))
+                for metric, part in ABLATION_CELLS.items():
+                    cells[asked, metric] = float(row[f"{dataset}_{part}"])
+        return cells
     for dataset in TABLES:
         for (partition, metric), column in CELLS.items():
             if column in table(dataset):
@@ -83,6 +86,20 @@ def printed_cells() -> dict[tuple[str, str], float]:
     return cells
 
 
-def paper_value(params: RunParams, metric: str) -> float | None:
-    """What the paper printed for a run's settings, whatever the run's schedule; None if nothing."""
-    return printed_cells().get((question(params), metric))
+def paper_value(params: RunParams, metric: str, sources: Sequence[str] = SOURCES) -> float | None:
+    """What the paper printed for a run's settings, whatever the run's schedule; None if nothing.
+
+    Args:
+        sources: the first one that prints it counts.
+    """
+    values = (printed_cells(source).get((question(params), metric)) for source in sources)
+    return next((value for value in values if value is not None), None)
+
+
+def paper_difference(one: RunParams, other: RunParams, metric: str) -> float | None:
+    """By how much two results differ in a table that prints both; None if there is none."""
+    for source in SOURCES:
+        first, second = (paper_value(params, metric, [source]) for params in (one, other))
+        if first is not None and second is not None:
+            return first - second
+    return None

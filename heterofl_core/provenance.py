@@ -49,9 +49,28 @@ PACKAGES = ("torch", "numpy", "scikit-learn", "joblib")
 """The packages that can change a result."""
 
 
-@functools.cache
 def code_hash() -> str:
     """A hash of the code that can change results; comments, docstrings and layout do not count."""
+    return str(code()["code_hash"])
+
+
+@functools.cache
+def code() -> dict[str, Any]:
+    """The hash of the code, and the commit that holds it, as they were when a process first asked.
+
+    That is before a run's first round, since a checkpoint names the hash: what is committed while it runs
+    is not what made it.
+    """
+    status = git("status", "--porcelain", "--", "heterofl_core", "params", "book/experiments")
+    return {
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": None if status is None else bool(status),
+        "code_hash": hashed(),
+    }
+
+
+def hashed() -> str:
+    """The hash of `RESULT_MODULES`."""
     digest = hashlib.sha256()
     for module in RESULT_MODULES:
         source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
@@ -81,13 +100,10 @@ def meaning(node: object) -> Iterator[str]:
 
 def provenance() -> dict[str, Any]:
     """Versions, machine and commit, as JSON."""
-    status = git("status", "--porcelain", "--", "heterofl_core", "params", "book/experiments")
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "device": processor(),
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_dirty": None if status is None else bool(status),
-        "code_hash": code_hash(),
+        **code(),
     }
 
 

@@ -7,6 +7,7 @@ outputs/runs/<run_id>/checkpoint.safetensors   parameters and progress; deleted 
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ def metrics(rounds: pd.DataFrame) -> dict[str, float | int]:
     """
     values: dict[str, float | int] = {}
     for name in (name for name in METRICS if name in rounds):
-        best = int((METRICS[name].sign * rounds[name].to_numpy()).argmax())
+        best = int((METRICS[name].sign * rounds[name]).fillna(-math.inf).to_numpy().argmax())  # NaN: diverged
         values[f"final_{name}"] = float(rounds[name].to_numpy()[-1])
         values[f"best_{name}"] = float(rounds[name].to_numpy()[best])
         values[f"best_{name}_round"] = int(rounds["round"].to_numpy()[best])

@@ -2,10 +2,11 @@
 
 import pandas as pd
 from matplotlib.axes import Axes as Plot
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from heterofl_core.figures import LEVEL_COLOURS
+from heterofl_core.figures import LEVEL_COLOURS, nothing_run, say_not_run
 from heterofl_core.levels import LEVELS
 from heterofl_core.records import METRICS
 
@@ -25,14 +26,12 @@ def four_panels(
         The figure, and for each panel its level, its axes and its data.
     """
     figure = Figure(figsize=(7.6, 6.0))
-    plots = figure.subplots(2, 2, sharex=True)
+    plots = figure.subplots(2, 2)
     panels = []
     for large, plot in zip(LEVELS, plots.flat, strict=False):
         plot.set_title(f"larger level {large}", loc="left")
-        plot.set_ylabel(METRICS[metric].axis)
+        plot.set(xlabel=across, ylabel=METRICS[metric].axis)
         panels.append((large, plot, data[data["large"] == large]))
-    for plot in plots[-1]:
-        plot.set_xlabel(across)
     return figure, panels
 
 
@@ -47,20 +46,26 @@ def interpolation(points: pd.DataFrame, metric: str) -> Figure:
         for small, line in panel.groupby("small"):
             ours, paper = (line[line["whose"] == whose] for whose in ("ours", "paper"))
             colour = LEVEL_COLOURS[str(small)]
+            mixed = ours["share"].between(0, 100, inclusive="neither").any()
             plot.errorbar(
                 ours["share"],
                 ours["value"],
                 ours["half_width"],
                 color=colour,
+                linestyle="-" if mixed else "none",  # nothing is known of what lies between two ends
                 marker="o",
                 ms=4,
                 capsize=2,
             )
             plot.plot(paper["share"], paper["value"], color=colour, marker="o", ms=7, mfc="none", ls="none")
             plot.plot([], [], color=colour, marker="o", ms=4, label=f"{large}–{small}")
+        plot.set_xlim(-5, 105)
         if panel[panel["whose"] == "ours"].empty:
-            not_run(plot)
+            say_not_run(plot)
         plot.legend(frameon=False, fontsize=8)
+    ran = sorted(points.loc[points["whose"] == "ours", "schedule"].unique())
+    if ran:
+        figure.suptitle(f"schedule of ours: {'; '.join(ran)}", fontsize=10)
     return figure
 
 
@@ -70,27 +75,25 @@ def pair_curves(curves: pd.DataFrame, metric: str) -> Figure:
     Args:
         curves: see `series.learning_curves`.
     """
+    if curves.empty:
+        return nothing_run()
     figure, panels = four_panels(curves, metric, "communication round")
     for large, plot, panel in panels:
-        for (small, assignment), line in panel.groupby(["small", "assignment"]):
+        for (small, assignment, schedule), line in panel.groupby(["small", "assignment", "schedule"]):
             plot.plot(
                 line["round"],
                 line[metric],
                 color=LEVEL_COLOURS[str(small)],
                 linestyle=STYLES[str(assignment)],
-                label=f"{large}–{small}, {assignment}",
+                label=f"{large}–{small}, {assignment} ({schedule})",
             )
         if panel.empty:
-            not_run(plot)
+            plot.set_axis_off()
+            say_not_run(plot)
         else:
             plot.legend(frameon=False, fontsize=8)
         plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
-
-
-def not_run(plot: Plot) -> None:
-    """Says so in the middle of an empty panel."""
-    plot.text(0.5, 0.5, "not run", transform=plot.transAxes, ha="center", va="center", color="#767676")
 
 
 def spendings(curves: pd.DataFrame, metric: str) -> Figure:
@@ -99,25 +102,38 @@ def spendings(curves: pd.DataFrame, metric: str) -> Figure:
     Args:
         curves: see `series.spendings`.
     """
+    if curves.empty:
+        return nothing_run()
     figure = Figure(figsize=(7.6, 3.2))
     plots = figure.subplots(1, 2, sharey=True)
     for plot, (column, label) in zip(
         plots, {"sent_mb": "sent in all (MB)", "seconds": "training (s)"}.items(), strict=True
     ):
-        for levels, line in curves.groupby("levels", sort=False):
+        for (levels, schedule), line in curves.groupby(["levels", "schedule"], sort=False):
             plot.plot(
                 line[column],
                 line[metric],
                 color=LEVEL_COLOURS[str(levels)[0]],
                 linestyle="-" if len(str(levels)) == 1 else "--",
-                label=levels,
+                label=f"{levels} ({schedule})",
             )
-        if curves.empty:
-            not_run(plot)
-        else:
-            plot.set_xscale("log")
-        plot.set_xlabel(label)
+        plot.set(xlabel=label, xscale="log")
+        plain_ticks(plot.xaxis)
     plots[0].set_ylabel(METRICS[metric].axis)
-    if not curves.empty:
-        plots[1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="levels", fontsize=8)
+    figure.legend(
+        *plots[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+    )
     return figure
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Few numbers on a logarithmic axis, written out."""
+    low, high = axis.get_view_interval()
+    decades = LogLocator(subs=(1, 3) if high < 1000 * low else (1,))
+    axis.set_major_locator(MaxNLocator(4) if high < 10 * low else decades)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -1,9 +1,9 @@
 """What the paper's figures show, as tables: interpolation between two levels, and learning curves."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from heterofl_core.evidence import Answer, Evidence, estimate
 from heterofl_core.levels import LEVELS
 from heterofl_core.paper import paper_value
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.records import read_rounds
+from heterofl_core.records import METRICS, read_rounds
 
 PAIRS = tuple(itertools.combinations(LEVELS, 2))
 """A larger and a smaller level, as each line of Figures 2 to 11 has them."""
@@ -27,7 +27,8 @@ def mixed(dataset: str, partition: str, pair: tuple[str, str], tenths: int) -> R
 def interpolation(evidence: Evidence, dataset: str, partition: str, metric: str) -> pd.DataFrame:
     """The points of Figures 2 to 8, from no client at the larger level to all.
 
-    All points of ours have equally many rounds: as many as most mixes were run for.
+    All points of ours have equally many rounds: as many as most mixes were run for, or most of the ends where
+    no mix was run.
 
     Returns:
         Columns `large`, `small`, `share` (percent of the clients at the larger level), `value`, `half_width`
@@ -37,9 +38,10 @@ def interpolation(evidence: Evidence, dataset: str, partition: str, metric: str)
     asked = {
         (pair, tenths): mixed(dataset, partition, pair, tenths) for pair in PAIRS for tenths in range(11)
     }
-    inner = [evidence.answer(run) for (_, tenths), run in asked.items() if 0 < tenths < 10]
-    counts = Counter(answer.rounds for answer in inner if answer)
-    rounds = counts.most_common(1)[0][0] if counts else None
+    mixes, ends = (
+        [run for (_, tenths), run in asked.items() if (0 < tenths < 10) == inner] for inner in (True, False)
+    )
+    rounds = usual_rounds(evidence, mixes) or usual_rounds(evidence, ends)
     rows = []
     for ((large, small), tenths), run in asked.items():
         place = {"large": large, "small": small, "share": 10 * tenths}
@@ -50,6 +52,14 @@ def interpolation(evidence: Evidence, dataset: str, partition: str, metric: str)
             ours = {"value": found.mean, "half_width": found.half_width, "schedule": answer.schedule}
             rows.append(place | ours | {"whose": "ours"})
     return pd.DataFrame(rows, columns=["large", "small", "share", "value", "half_width", "whose", "schedule"])
+
+
+def usual_rounds(evidence: Evidence, asked: Iterable[RunParams]) -> int | None:
+    """For how many rounds most of some runs were run, the larger number of equally frequent ones; None if no
+    one was.
+    """
+    counts = Counter(answer.rounds for run in asked if (answer := evidence.answer(run)))
+    return max(counts, key=lambda rounds: (counts[rounds], rounds), default=None)
 
 
 def half_and_half(dataset: str, partition: str) -> Iterator[tuple[tuple[str, str], str, RunParams]]:
@@ -69,14 +79,15 @@ def learning_curves(evidence: Evidence, dataset: str, partition: str) -> pd.Data
     """The evaluated rounds of all runs of Figures 9 to 11 that there are, seed 0 or the first one.
 
     Returns:
-        The columns of `rounds.csv`, and `large`, `small`, `assignment`.
+        The columns of `rounds.csv`, and `large`, `small`, `assignment` and `schedule`.
     """
     found = [
-        curve_of(answer).assign(large=large, small=small, assignment=assignment)
+        curve_of(answer).assign(large=large, small=small, assignment=assignment, schedule=answer.schedule)
         for (large, small), assignment, run in half_and_half(dataset, partition)
         if (answer := evidence.answer(run))
     ]
-    return pd.concat(found or [pd.DataFrame(columns=["round", "large", "small", "assignment"])])
+    columns = ["round", "large", "small", "assignment", "schedule"]
+    return pd.concat(found or [pd.DataFrame(columns=columns)])
 
 
 def curve_of(answer: Answer) -> pd.DataFrame:
@@ -84,56 +95,88 @@ def curve_of(answer: Answer) -> pd.DataFrame:
     return read_rounds(str(answer.records[0]["run_id"]))
 
 
-def sub_models(evidence: Evidence, records: Iterable[dict[str, Any]], metric: str) -> pd.DataFrame:
+def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
     """What a client of each level would use, beside a federation of that level alone.
 
+    Slice and level alone are of the same seeds and after equally many rounds. With IID data Local accuracy is
+    Global accuracy, and is left out.
+
     Returns:
-        A row for each run of a mix and each of its levels: `dataset`, `partition`, `mix`, `assignment`,
-        `level`, `sliced` (its slice of the final global model), `alone` (the final model where all clients
-        have that level, after equally many rounds; None if it was not run) and `schedule`.
+        A row for each setting and schedule of a mix and each of its smaller levels: `answer` (the runs of the
+        mix), `level`, `sliced` (its slice of the final global model, the mean over `seeds`), `alone` (the
+        final model where all clients have that level), `gain` (how much the slice is better, negative where
+        it is worse), `half_width` (of the 95 % interval of the gain) and `seeds` (how many). Where the level
+        alone was not run with any of the seeds, what depends on it is NaN.
     """
     rows = []
-    for record in records:
-        params = RunParams.model_validate(record["params"])
-        for level, found in record.get("sub_models", {}).items():
-            if metric not in found:
-                continue
-            changes = {"levels": level, "assignment": "fix"}
-            alone = evidence.answer(params.model_copy(update=changes), params.rounds)
-            rows.append(
-                {
-                    "dataset": params.dataset,
-                    "partition": params.partition,
-                    "mix": params.levels,
-                    "assignment": params.assignment,
-                    "level": level,
-                    "sliced": found[metric],
-                    "alone": estimate(alone.values(metric, "final")).mean if alone else None,
-                    "schedule": Answer((record,)).schedule,
-                }
-            )
-    return pd.DataFrame(
-        rows,
-        columns=["dataset", "partition", "mix", "assignment", "level", "sliced", "alone", "schedule"],
-    )
+    for answer in evidence.all_answers():
+        if metric == "local_accuracy" and answer.params.partition == "iid":
+            continue
+        for level in levels_sliced(answer):
+            if sliced := slices(answer, level, metric):
+                alone_run = answer.params.model_copy(update={"levels": level, "assignment": "fix"})
+                alone = final(evidence.answer(alone_run, answer.rounds), metric)
+                rows.append({"answer": answer, "level": level} | side_by_side(sliced, alone, metric))
+    return pd.DataFrame(rows, columns=["answer", "level", "sliced", "alone", "gain", "half_width", "seeds"])
+
+
+def levels_sliced(answer: Answer) -> list[str]:
+    """The levels whose slices of the global model were judged."""
+    return sorted({level for record in answer.records for level in record.get("sub_models", {})})
+
+
+def slices(answer: Answer, level: str, metric: str) -> dict[int, float]:
+    """The metric of a level's slice of the final global model, by seed."""
+    found = [record.get("sub_models", {}).get(level, {}).get(metric) for record in answer.records]
+    return {seed: value for seed, value in zip(answer.seeds, found, strict=True) if value is not None}
+
+
+def final(answer: Answer | None, metric: str) -> dict[int, float]:
+    """The metric of the final model, by seed."""
+    return dict(zip(answer.seeds, answer.values(metric, "final"), strict=True)) if answer else {}
+
+
+def side_by_side(sliced: dict[int, float], alone: dict[int, float], metric: str) -> dict[str, float]:
+    """Slices beside the level alone, both by seed: means over the seeds that both have; see `sub_models`."""
+    both = sorted(sliced.keys() & alone.keys())
+    if not both:
+        nothing = dict.fromkeys(("alone", "gain", "half_width"), math.nan)
+        return {"sliced": estimate(list(sliced.values())).mean, "seeds": len(sliced)} | nothing
+    gain = estimate([METRICS[metric].sign * (sliced[seed] - alone[seed]) for seed in both])
+    return {
+        "sliced": estimate([sliced[seed] for seed in both]).mean,
+        "alone": estimate([alone[seed] for seed in both]).mean,
+        "gain": gain.mean,
+        "half_width": gain.half_width,
+        "seeds": gain.count,
+    }
 
 
 def spendings(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
     """The evaluated rounds of single levels, and of each mixed with level e, beside what they cost so far.
 
     Returns:
-        The columns of `rounds.csv`, and `levels`, `sent_mb` (to the clients and back) and `seconds`.
+        The columns of `rounds.csv`, and `levels`, `schedule`, `sent_mb` (to the clients and back) and
+        `seconds` (of training, by the median of a round: a machine that is paused or shared does not count).
     """
     mixes = [*LEVELS, *(f"{level}-{LEVELS[-1]}" for level in LEVELS[:-1])]
     found = [
-        curve_of(answer).assign(levels=levels)
+        with_costs(curve_of(answer)).assign(levels=levels, schedule=answer.schedule)
         for levels in mixes
         if (answer := evidence.answer(run_params(dataset=dataset, partition=partition, levels=levels)))
     ]
-    if not found:
-        return pd.DataFrame(columns=["levels", "sent_mb", "seconds"])
-    table = pd.concat(found)
-    return table.assign(
-        sent_mb=table["down_mb"] + table["up_mb"],
-        seconds=table["training_seconds"],
+    return pd.concat(found or [pd.DataFrame(columns=["levels", "schedule", "sent_mb", "seconds"])])
+
+
+def with_costs(rounds: pd.DataFrame) -> pd.DataFrame:
+    """A curve with what was sent so far, and the median seconds of a round times the rounds so far.
+
+    Args:
+        rounds: as in `rounds.csv`, where megabytes and seconds are sums from the first round on.
+    """
+    so_far = rounds[["round", "training_seconds"]]
+    since_last = so_far.diff().fillna(so_far)
+    a_round = since_last["training_seconds"] / since_last["round"]
+    return rounds.assign(
+        sent_mb=rounds["down_mb"] + rounds["up_mb"], seconds=a_round.median() * rounds["round"]
     )

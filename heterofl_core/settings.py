@@ -83,9 +83,10 @@ def to_texts(values: Mapping[str, Any]) -> list[str]:
 def telling(params: RunParams) -> dict[str, Any]:
     """The few settings that a run can be had from: `run_params(**telling(params)) == params`."""
     given: dict[str, Any] = {"dataset": params.dataset, "levels": params.levels}
-    for name in RunParams.model_fields:
+    names = sorted(RunParams.model_fields, key="trace".__eq__)  # a trace has a level for each client
+    for name in names:
         value = getattr(params, name)
-        # These follow from the schedule and from the trace, which come behind them.
+        # These follow from the schedule and from the trace.
         follows = (name, value) in (("protocol", "custom"), ("assignment", "trace"))
         if value != getattr(run_params(**given), name) and not follows:
             given[name] = list(value) if isinstance(value, tuple) else value

@@ -11,7 +11,14 @@ from heterofl_core.estimate import Timings, seconds_of
 from heterofl_core.locks import is_locked
 from heterofl_core.params import RunParams
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import checkpoint_path, failed_path, read_progress, read_record, record_path
+from heterofl_core.records import (
+    START_ANEW,
+    checkpoint_path,
+    failed_path,
+    read_progress,
+    read_record,
+    record_path,
+)
 
 STATES = {
     "done": "has a record that today's code would make again",
@@ -52,12 +59,15 @@ def status_of(params: RunParams) -> RunStatus:
     run_id, rounds_done, damage = params.run_id, 0, ""
     if checkpoint_path(run_id).exists():
         try:
-            rounds_done = read_progress(checkpoint_path(run_id))["round"]
+            progress = read_progress(checkpoint_path(run_id))
+            rounds_done = progress["round"]
+            if progress["code_hash"] != code_hash():
+                damage = f"checkpoint {checkpoint_path(run_id)} was written by other code; {START_ANEW}"
         except InputError as error:
             damage = str(error)
-    progress = f"{rounds_done} of {params.rounds} rounds"
+    detail = f"{rounds_done} of {params.rounds} rounds"
     if is_locked(run_id):
-        return RunStatus(params, "running", progress, rounds_done)
+        return RunStatus(params, "running", detail, rounds_done)
     if record_path(run_id).exists():
         return recorded(params)
     if damage:
@@ -65,7 +75,7 @@ def status_of(params: RunParams) -> RunStatus:
     if failed_path(run_id).exists():
         return RunStatus(params, "failed", f"{failure(run_id)} ({failed_path(run_id)})", rounds_done)
     if checkpoint_path(run_id).exists():
-        return RunStatus(params, "stopped", progress, rounds_done)
+        return RunStatus(params, "stopped", detail, rounds_done)
     return RunStatus(params, "missing", "", 0)
 
 

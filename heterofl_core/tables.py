@@ -4,7 +4,16 @@ from collections.abc import Collection, Hashable
 from typing import Any
 
 import pandas as pd
+from IPython.display import HTML
 from pandas.io.formats.style import Styler
+
+NOT_RUN = '<p class="plain">Not run.</p>'
+"""What a page says in place of an empty table or figure."""
+
+
+def unless_empty(table: Styler) -> Styler | HTML:
+    """The table, or words in place of one without rows."""
+    return HTML(NOT_RUN) if vars(table)["data"].empty else table
 
 
 def printed(table: pd.DataFrame) -> Styler:

@@ -42,6 +42,8 @@ class Verification:
 def verify(run_id: str, rounds: int | None, execution: Execution) -> Verification:
     """Executes the first rounds of a finished run again and compares its curve, digit by digit.
 
+    It takes the engine that the record names: two engines agree up to rounding only.
+
     Args:
         rounds: to execute; up to the first evaluated one unless given. Nothing is written.
 
@@ -59,7 +61,7 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
         )
     federation = Federation(RunParams(**record["params"]))
     state = RunState(federation.initial_weights(), round=0, rows=[])
-    engine = engine_of(federation.params, execution)
+    engine = engine_of(federation.params, execution.model_copy(update={"engine": record["engine"]}))
     with backend(execution) as workers:
         for _ in tqdm(range(rounds), unit="round", desc=run_id):
             advance(federation, state, engine.processes(workers), engine)

@@ -15,7 +15,7 @@ import torch
 from pandas.io.formats.style import Styler
 from torch.nn import functional as F
 
-from heterofl_core import closely, report
+from heterofl_core import closely, exhibits, report
 from heterofl_core.closely import Layer
 from heterofl_core.cost import EXAMPLES, Cost, model_cost
 from heterofl_core.layers import mask_logits
@@ -247,7 +247,8 @@ def finished(curve: Mapping[str, list[float]], **settings: Any) -> None:
 def test_what_was_not_run_is_said(outputs: Path) -> None:
     table = cells(closely.recorded("global_accuracy", dataset="mnist", levels="a-e", scaler=[True, False]))
     assert table["Setting"].tolist() == ["scaler True", "scaler False"]
-    assert table["Code"].tolist() == ["not run", "not run"]
+    assert all(cell.startswith("<details><summary>not run</summary>") for cell in table["Code"])
+    assert "-p scaler=false" in table["Code"][1]
     assert table["Best"].tolist() == ["–", "–"]
 
 
@@ -265,7 +266,7 @@ def test_each_schedule_that_was_run_has_its_row(outputs: Path) -> None:
         "Seeds": ["1", "2", "–"],
         "Best": ["60.00", "90.50", "–"],
         "Final": ["60.00", "75.00", "–"],
-        "Code": ["current", "current", "not run"],
+        "Code": ["current", "current", exhibits.not_run(run_params(**common, norm="gn"))],
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_evidence import PARAMS, a_record
 
-from heterofl_core.differences import Difference, difference, seed_noise
+from heterofl_core.differences import Difference, difference, noises, seed_noise
 from heterofl_core.evidence import Evidence
 from heterofl_core.params import run_params
 
@@ -68,8 +68,9 @@ def test_runs_without_a_seed_in_common_are_not_compared() -> None:
     assert difference(Evidence(records), PARAMS, SMALLER, "global_accuracy") is None
 
 
-def test_settings_of_other_lengths_are_not_compared() -> None:
-    evidence = Evidence([a_record(), a_record(levels="e", protocol="short")])
+@pytest.mark.parametrize("other", [{"protocol": "short"}, {"lr": 1.0}, {"milestones": [7]}])
+def test_settings_of_other_schedules_are_not_compared(other: dict[str, Any]) -> None:
+    evidence = Evidence([a_record(), a_record(levels="e", **other)])
     assert difference(evidence, PARAMS, SMALLER, "global_accuracy") is None
 
 
@@ -77,6 +78,13 @@ def test_the_longest_schedule_that_both_have_is_compared() -> None:
     answer = found([a_record(99.0), *runs({"a-e": [90.0], "e": [80.0]}, protocol="short")])
     assert (answer.value, answer.schedule) == (10.0, "short, 20 rounds")
     assert math.isnan(answer.half_width)
+
+
+def test_a_difference_is_as_good_as_the_worse_of_its_code_and_says_if_it_is_short() -> None:
+    good = found(runs({"a-e": [98.0], "e": [95.0]}))
+    assert (good.state, good.full) == ("current", True)
+    bad = found([a_record(98.0, dirty=True, protocol="short"), a_record(95.0, levels="e", protocol="short")])
+    assert (bad.state, bad.full) == ("uncommitted", False)
 
 
 def test_less_perplexity_is_better() -> None:
@@ -118,15 +126,23 @@ def test_what_all_runs_of_a_seed_share_is_no_noise(luck: list[float]) -> None:
 
 
 def test_noise_is_that_of_runs_as_long_where_there_are_any() -> None:
-    """Long runs are off by 1/2, short ones by 2; of middle length none was repeated, so all are pooled.
-
-    A seed of long runs is not that of short ones.
+    """Long runs are off by 1/2, short ones by 2. Where none as long was repeated, shorter ones lend theirs:
+    they scatter more, as a rule. Longer ones never do.
     """
     long = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]})
     short = runs({"a-e": [80.0, 84.0], "e": [70.0, 82.0]}, protocol="short")
-    found = [noise_of(long + short, rounds) for rounds in (PARAMS.rounds, short[0]["params"]["rounds"], 77)]
-    assert [noise for noise, _ in found] == pytest.approx([1, 4, math.sqrt(17 / 2)])
-    assert [freedom for _, freedom in found] == [1, 1, 2]
+    length = short[0]["params"]["rounds"]
+    for rounds, noise, freedom in ((PARAMS.rounds, 1, 1), (length, 4, 1), (length + 1, 4, 1)):
+        assert noise_of(long + short, rounds) == pytest.approx((noise, freedom))
+    assert noise_of(long + short, PARAMS.rounds + 1) == pytest.approx((math.sqrt(17 / 2), 2))
+    assert noise_of(long + short, length - 1)[1] == 0
+
+
+def test_the_noises_are_listed_with_what_they_rest_on() -> None:
+    records = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0], "b": [50.0]})
+    (noise,) = noises(Evidence(records))
+    assert (noise.rounds, noise.metric, noise.freedom, noise.settings) == (200, "global_accuracy", 1, 2)
+    assert noise.deviation == pytest.approx(1.0)
 
 
 def test_other_data_and_other_partitions_do_not_count() -> None:

@@ -125,6 +125,13 @@ def test_time_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert uneven == pytest.approx((600_000 * (0.03 + 0.09) + 2_800_000 * 0.01) / 4, rel=1e-12)
 
 
+def test_more_cores_than_clients_of_a_round_help_evaluation_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten clients a round on 40 cores."""
+    monkeypatch.setattr("joblib.cpu_count", lambda: 40)
+    seconds = seconds_of(mnist(), TIMINGS)
+    assert seconds == pytest.approx(600_000 * (0.3 + 0.1) / 2 / 10 + 2_800_000 * 0.01 / 40, rel=1e-12)
+
+
 @pytest.mark.parametrize("missing", TIMINGS)
 def test_time_is_unknown_unless_every_level_was_timed(missing: str) -> None:
     assert seconds_of(mnist(), {name: one for name, one in TIMINGS.items() if name != missing}) is None

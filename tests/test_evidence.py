@@ -81,6 +81,17 @@ def test_many_rounds_win_over_few_even_of_more_seeds() -> None:
     assert answer_to(*short, a_record(98.0)).values("global_accuracy") == [98.0]
 
 
+def test_the_runs_own_schedule_wins_over_a_longer_one() -> None:
+    longer = a_record(99.0, rounds=300, milestones=[150])
+    assert answer_to(longer, a_record(98.0)).schedule == "paper"
+    assert answer_to(longer, a_record(98.0, protocol="short")).schedule == "custom, 300 rounds"
+
+
+def test_a_schedule_names_another_precision_than_float32() -> None:
+    assert answer_to(a_record(precision="bf16")).schedule == "paper, bf16"
+    assert answer_to(a_record(protocol="short", precision="bf16")).schedule == "short, 20 rounds, bf16"
+
+
 def test_todays_code_wins_over_older_one_even_of_more_rounds() -> None:
     answer = answer_to(a_record(99.0, stale=True), a_record(98.0, protocol="short"))
     assert (answer.values("global_accuracy"), answer.state) == ([98.0], "current")
@@ -94,6 +105,7 @@ def test_stale_seeds_are_left_out_beside_current_ones_and_shown_alone() -> None:
 
 def test_uncommitted_code_is_told() -> None:
     assert state(a_record(dirty=True)) == "uncommitted"
+    assert state(a_record() | {"git_dirty": None}) == "uncommitted"  # made where there was no git
     assert answer_to(a_record(), a_record(seed=1, dirty=True)).state == "uncommitted"
 
 

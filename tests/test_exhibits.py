@@ -1,11 +1,13 @@
 """Tables of the book: the paper's cells beside ours, and what was not run."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from IPython.display import HTML
 from pandas.io.formats.style import Styler
 from test_evidence import a_record
 
@@ -36,7 +38,7 @@ def recorded(outputs: Path) -> Iterator[Write]:
     exhibits.all_evidence.cache_clear()
 
 
-def data(styler: Styler) -> pd.DataFrame:
+def data(styler: Styler | HTML) -> pd.DataFrame:
     """The texts of a table."""
     table: pd.DataFrame = vars(styler)["data"]
     return table
@@ -64,6 +66,7 @@ def test_a_cell_has_mean_interval_seeds_difference_and_schedule_and_leads_to_its
         "Model": "a-e",
         "Ratio": "0.50",
         "Parameters": "781.7 K",
+        "FLOPs": "40.5 M",
         "Space (MB)": "2.98",
         "Paper": "99.46",
         "Ours": f'<a href="../runs/{records[0]["run_id"]}.html">99.20</a>',
@@ -72,6 +75,13 @@ def test_a_cell_has_mean_interval_seeds_difference_and_schedule_and_leads_to_its
         "Difference": "−0.26",
         "Schedule": "paper",
     }
+
+
+def test_the_schedule_stands_behind_ours_where_a_narrow_window_shows_it(recorded: Write) -> None:
+    columns = list(data(exhibits.results("mnist", "iid", "global_accuracy")))
+    assert columns[:5] == ["Model", "Ratio", "Parameters", "FLOPs", "Space (MB)"]
+    assert columns[5:] == list(exhibits.COLUMNS)
+    assert columns.index("Schedule") == columns.index("Ours") + 1
 
 
 def test_one_seed_has_no_interval_and_a_shorter_schedule_is_told(recorded: Write) -> None:
@@ -117,8 +127,8 @@ def test_the_ablation_has_its_25_rows_in_the_papers_order(recorded: Write) -> No
         "sbn",
         "on",
         "on",
-        "92.10",
-    ]  # of Table 6, not of the slides
+        "92.80",
+    ]  # of the slides, not of Table 6
 
 
 def test_numbers_stand_below_each_other_and_can_be_searched(recorded: Write) -> None:
@@ -146,6 +156,41 @@ def test_an_interpolation_has_the_papers_ends_and_our_points_of_one_schedule() -
     assert paper == {0: 98.66, 100: 99.53}
 
 
+def test_where_no_mix_was_run_an_interpolation_has_the_ends_of_which_most_have_one_length() -> None:
+    records = [
+        a_record(99.0, levels="a"),
+        a_record(95.0, levels="c", protocol="short"),
+        a_record(94.0, levels="e", protocol="short"),
+    ]
+    points = series.interpolation(Evidence(records), "mnist", "iid", "global_accuracy")
+    ours = points[points["whose"] == "ours"]
+    assert set(zip(ours["large"], ours["small"], ours["share"], ours["value"], strict=True)) == {
+        *((large, "e", 0, 94.0) for large in "abcd"),
+        *((large, "c", 0, 95.0) for large in "ab"),
+        *(("c", small, 100, 95.0) for small in "de"),
+    }
+    assert set(ours["schedule"]) == {"short, 20 rounds"}
+
+
+def test_the_points_have_a_line_for_each_pair_and_a_column_for_each_share_that_was_run() -> None:
+    records = [
+        a_record(90.0, levels="a3-e7", assignment="fix"),
+        a_record(95.0, levels="a-e", assignment="fix"),
+        a_record(97.0, levels="b-e", assignment="fix"),
+    ]
+    points = series.interpolation(Evidence(records), "mnist", "iid", "global_accuracy")
+    assert data(exhibits.points(points)).to_dict("records") == [
+        {"Levels": "a–e", "30 %": "90.00", "50 %": "95.00"},
+        {"Levels": "b–e", "30 %": "–", "50 %": "97.00"},
+    ]
+
+
+def test_a_table_without_rows_is_replaced_by_words(recorded: Write) -> None:
+    points = series.interpolation(Evidence([]), "mnist", "iid", "global_accuracy")
+    for table in (exhibits.points(points), exhibits.sub_models("perplexity")):
+        assert vars(table)["data"] == '<p class="plain">Not run.</p>'
+
+
 def test_without_runs_an_interpolation_has_the_papers_ends_alone() -> None:
     points = series.interpolation(Evidence([]), "wikitext2", "iid", "perplexity")
     assert set(points["whose"]) == {"paper"}
@@ -163,38 +208,89 @@ def test_half_and_half_are_ten_pairs_fixed_and_dynamic() -> None:
     )
 
 
-def test_a_sub_model_stands_beside_its_level_alone(recorded: Write) -> None:
-    mix = a_record(levels="d-e") | {"sub_models": {"e": {"global_accuracy": 97.0}}}
-    alone = a_record(96.0, levels="e")
-    found = series.sub_models(Evidence([mix, alone]), [mix, alone], "global_accuracy")
-    assert found.to_dict("records") == [
-        {
-            "dataset": "mnist",
-            "partition": "iid",
-            "mix": "d-e",
-            "assignment": "dynamic",
-            "level": "e",
-            "sliced": 97.0,
-            "alone": 95.0,  # the final one, as the slice's
-            "schedule": "paper",
-        }
+def a_mix(accuracy: float, **settings: Any) -> dict[str, Any]:
+    """The record of a mix whose slice of level e has this accuracy."""
+    metrics = {"global_accuracy": accuracy, "local_accuracy": accuracy}
+    return a_record(**{"levels": "d-e", **settings}) | {"sub_models": {"e": metrics}}
+
+
+def numbers(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """What `series.sub_models` says, without the runs."""
+    rows = found.drop(columns="answer").to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def test_a_slice_stands_beside_its_level_alone_of_the_same_seeds() -> None:
+    records = [
+        *(a_mix(accuracy, seed=seed) for seed, accuracy in enumerate((97.0, 91.0, 10.0))),
+        *(a_record(best, levels="e", seed=seed) for seed, best in ((0, 97.5), (1, 93.0), (3, 50.0))),
+        a_record(20.0, levels="e", protocol="short"),
     ]
-    recorded(mix)
-    (line,) = data(exhibits.sub_models("global_accuracy")).to_dict("records")
-    assert (line["Its slice"], line["Alone"], line["Better by"]) == ("97.00", "not run", "–")
+    found = series.sub_models(Evidence(records), "global_accuracy")
+    (row,) = numbers(found)
+    # the final accuracies alone are 96.5 and 92 with the seeds 0 and 1: gains of 0.5 and -1
+    assert row == {
+        "level": "e",
+        "sliced": 94.0,
+        "alone": 94.25,
+        "gain": -0.25,
+        "half_width": pytest.approx(12.706 * 0.75, abs=1e-3),
+        "seeds": 2,
+    }
+    assert found["answer"].iloc[0].schedule == "paper"
 
 
-def test_what_accuracy_costs_counts_both_ways(recorded: Write) -> None:
+def test_less_perplexity_is_a_gain() -> None:
+    row = series.side_by_side({0: 5.0}, {0: 7.0}, "perplexity")
+    assert (row["gain"], row["seeds"]) == (2.0, 1)
+    assert math.isnan(row["half_width"])
+
+
+def test_without_the_level_alone_of_one_of_the_seeds_a_slice_stands_alone() -> None:
+    row = series.side_by_side({0: 90.0, 1: 92.0}, {2: 95.0}, "global_accuracy")
+    assert (row["sliced"], row["seeds"]) == (91.0, 2)
+    assert all(math.isnan(row[name]) for name in ("alone", "gain", "half_width"))
+
+
+def test_schedules_and_switches_have_rows_of_their_own() -> None:
+    records = [a_mix(90.0), a_mix(80.0, seed=1), a_mix(70.0, protocol="short"), a_mix(60.0, norm="none")]
+    found = series.sub_models(Evidence(records), "global_accuracy")
+    assert [(row["sliced"], row["seeds"]) for row in numbers(found)] == [(85.0, 2), (70.0, 1), (60.0, 1)]
+
+
+def test_local_accuracy_of_slices_is_left_out_where_it_is_global_accuracy() -> None:
+    evidence = Evidence([a_mix(90.0), a_mix(80.0, partition="non-iid-2")])
+    (row,) = numbers(series.sub_models(evidence, "local_accuracy"))
+    assert row["sliced"] == 80.0
+
+
+def test_the_table_of_slices_counts_those_that_are_worse(recorded: Write) -> None:
+    mixes = [a_mix(97.0), a_mix(95.0, levels="c-e"), a_mix(90.0, protocol="short", norm="none")]
+    for record in [*mixes, a_record(97.0, levels="e")]:
+        recorded(record)
+    table = exhibits.sub_models("global_accuracy")
+    assert vars(table)["caption"] == "Worse than the level trained alone: 1 of 2 slices."
+    lines = data(table).drop(columns=["Data", "Level"])
+    assert f'<a href="../runs/{mixes[0]["run_id"]}.html">d-e, dynamic</a>' in set(lines["Mix"])
+    lines["Mix"] = lines["Mix"].str.replace("<.*?>", "", regex=True)
+    assert sorted(lines.itertuples(index=False, name=None)) == [
+        ("c-e, dynamic", "95.00", "96.00", "−1.00", "", "1", "paper"),
+        ("d-e, dynamic", "97.00", "96.00", "+1.00", "", "1", "paper"),
+        ("d-e, dynamic, norm none", "90.00", "not run", "–", "", "1", "short, 20 rounds"),
+    ]
+
+
+def test_what_accuracy_costs_counts_both_ways_and_no_pauses(recorded: Write) -> None:
     record = a_record(levels="e")
     columns = {
-        "round": [1],
-        "global_accuracy": [9.0],
-        "down_mb": [2.0],
-        "up_mb": [1.5],
-        "training_seconds": [7.0],
+        "round": [5, 10, 20, 21],
+        "global_accuracy": [9.0, 10.0, 11.0, 12.0],
+        "down_mb": [2.0, 4.0, 8.0, 8.5],
+        "up_mb": [1.5, 3.0, 6.0, 6.25],
+        "training_seconds": [10.0, 15.0, 1035.0, 1036.0],  # a round took 2, 1, 102 and 1 seconds
     }
     write_run(record, pd.DataFrame(columns))
     found = series.spendings(Evidence([record]), "mnist", "iid")
-    assert found[["levels", "sent_mb", "seconds"]].to_dict("records") == [
-        {"levels": "e", "sent_mb": 3.5, "seconds": 7.0}
-    ]
+    assert found["sent_mb"].tolist() == [3.5, 7.0, 14.0, 14.75]
+    assert found["seconds"].tolist() == [7.5, 15.0, 30.0, 31.5]
+    assert set(found["levels"] + " " + found["schedule"]) == {"e paper"}

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from heterofl_core import interactive
+from heterofl_core.tables import NOT_RUN
 
 POINTS = pd.DataFrame(
     [
@@ -23,6 +24,7 @@ CURVES = pd.DataFrame(
         "large": ["a", "a", "b", "b"],
         "small": "e",
         "assignment": ["fix", "fix", "dynamic", "dynamic"],
+        "schedule": ["paper", "paper", "short, 2 rounds", "short, 2 rounds"],
         "round": [1, 2, 1, 2],
         "global_accuracy": [50.0, 60.0, 55.0, 65.0],
     }
@@ -54,28 +56,27 @@ def test_a_slider_shows_one_share_at_a_time_and_leaves_the_papers_points_out() -
         assert shown == [[[90.0]], [[94.0], [93.0]]][number]
 
 
-def test_a_menu_shows_the_curves_of_one_larger_level() -> None:
+def test_a_menu_shows_the_curves_of_one_larger_level_at_a_time() -> None:
     figure = figure_of(interactive.curves(CURVES, "global_accuracy"))
-    assert [(line["name"], line["x"], line["y"]) for line in figure["data"]] == [
-        ("a–e, fix", [1, 2], [50.0, 60.0]),
-        ("b–e, dynamic", [1, 2], [55.0, 65.0]),
+    assert [(line["name"], line["x"], line["y"], line["visible"]) for line in figure["data"]] == [
+        ("a–e, fix<br>(paper)", [1, 2], [50.0, 60.0], True),
+        ("b–e, dynamic<br>(short, 2 rounds)", [1, 2], [55.0, 65.0], False),
     ]
     (menu,) = figure["layout"]["updatemenus"]
     assert [(button["label"], button["args"][1]) for button in menu["buttons"]] == [
-        ("all levels", [True, True]),
         ("larger level a", [True, False]),
         ("larger level b", [False, True]),
     ]
 
 
 def test_what_nobody_ran_is_said_in_words() -> None:
-    assert (
-        interactive.mix_slider(POINTS[POINTS["whose"] == "paper"], "global_accuracy") == interactive.NOTHING
-    )
-    assert interactive.curves(CURVES[:0], "global_accuracy") == interactive.NOTHING
+    for points in (POINTS[POINTS["whose"] == "paper"], POINTS[POINTS["share"] == 0]):  # ends are no mixes
+        assert interactive.mix_slider(points, "global_accuracy") == NOT_RUN
+    assert interactive.curves(CURVES[:0], "global_accuracy") == NOT_RUN
 
 
-def test_words_stand_beside_what_is_drawn_for_those_who_do_not_see_it() -> None:
-    assert 'aria-label="Global accuracy over communication rounds;' in interactive.curves(
-        CURVES, "global_accuracy"
-    )
+def test_a_caption_says_what_is_drawn_and_what_the_mouse_does() -> None:
+    page = interactive.curves(CURVES, "global_accuracy")
+    assert "<figcaption>Global accuracy over communication rounds. The menu chooses the larger" in page
+    page = interactive.mix_slider(POINTS, "global_accuracy")
+    assert "<figcaption>Global accuracy of pairs of levels. The slider chooses the share" in page

@@ -427,9 +427,16 @@ images = st.fixed_dictionaries(
     },
 )
 deeper = st.fixed_dictionaries({"dataset": st.just("cifar10"), "levels": MIXES, "blocks": TWICE})
-traced = st.fixed_dictionaries(
-    {"dataset": st.sampled_from(["mnist", "cifar10"]), "levels": st.just("a-e"), "trace": st.text("ae")}
-).map(lambda values: {**values, "trace": ("a" + values["trace"] + "e" * 100)[:100]})
+traced = st.builds(
+    lambda dataset, trace: {
+        "dataset": dataset,
+        "levels": "a-e",
+        "trace": f"a{trace}e",
+        "num_clients": len(trace) + 2,
+    },
+    st.sampled_from(["mnist", "cifar10"]),
+    st.text("ae", min_size=8, max_size=200),
+)
 baselines = st.fixed_dictionaries(
     {
         "dataset": st.sampled_from(["digits", "mnist", "cifar10"]),
@@ -471,7 +478,7 @@ def test_the_command_of_a_run_names_what_does_not_follow() -> None:
     assert command(mnist()) == 'make run P="-p dataset=mnist -p levels=a-e"'
     changed = mnist(scaler=False, milestones=[3, 4], trace=HUNDRED)
     assert command(changed) == (
-        f'make run P="-p dataset=mnist -p levels=a-e -p trace={HUNDRED} -p scaler=false -p milestones=[3,4]"'
+        f'make run P="-p dataset=mnist -p levels=a-e -p scaler=false -p milestones=[3,4] -p trace={HUNDRED}"'
     )
 
 

@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from heterofl_core import provenance
-from heterofl_core.provenance import RESULT_MODULES, code_hash, git, meaning
+from heterofl_core.provenance import RESULT_MODULES, git, meaning
 
 CORE = Path(provenance.__file__).parent
 NO_RESULT = {
@@ -138,6 +139,14 @@ def test_where_a_block_ends_counts(one: str, other: str) -> None:
     assert not same(one, other)
 
 
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    """No test sees what another one was told."""
+    provenance.code.cache_clear()
+    yield
+    provenance.code.cache_clear()
+
+
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the core, which `code_hash` then reads."""
@@ -148,31 +157,31 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_hash_follows_the_code_that_trains_and_no_other(copy: Path) -> None:
-    before = code_hash.__wrapped__()
+    before = provenance.hashed()
     for change in ("# a comment\n", '"""A text that nobody reads."""\n'):
         with (copy / "heterofl.py").open("a") as file:
             file.write(change)
     with (copy / "figures.py").open("a") as file:
         file.write("COLOUR = 'red'\n")
-    assert code_hash.__wrapped__() == before
+    assert provenance.hashed() == before
     with (copy / "heterofl.py").open("a") as file:
         file.write("DECAY = 1\n")
-    assert code_hash.__wrapped__() != before
+    assert provenance.hashed() != before
 
 
 @pytest.mark.parametrize("module", RESULT_MODULES)
 def test_each_hashed_module_counts(copy: Path, module: str) -> None:
-    before = code_hash.__wrapped__()
+    before = provenance.hashed()
     with (copy / f"{module}.py").open("a") as file:
         file.write("ANSWER = 42\n")
-    assert code_hash.__wrapped__() != before
+    assert provenance.hashed() != before
 
 
 def test_provenance_names_versions_machine_commit_and_code() -> None:
     found = provenance.provenance()
     assert set(found) == {"versions", "device", "git_commit", "git_dirty", "code_hash"}
     assert set(found["versions"]) == {"python", "torch", "numpy", "scikit-learn", "joblib"}
-    assert found["code_hash"] == code_hash.__wrapped__()
+    assert found["code_hash"] == provenance.hashed()
     assert found["device"]
     assert json.loads(json.dumps(found)) == found
 
@@ -194,6 +203,8 @@ def test_a_dirty_checkout_is_one_with_changes_that_matter(
     assert (found["git_commit"], found["git_dirty"]) == (head.stdout.strip(), False)
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "schedules.yaml").write_text("changes results")
+    assert provenance.provenance() == found  # what a run began with is what made it
+    provenance.code.cache_clear()
     assert provenance.provenance()["git_dirty"] is True
 
 

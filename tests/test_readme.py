@@ -2,6 +2,7 @@
 
 import io
 import re
+import tomllib
 from pathlib import Path
 
 from heterofl_core import figures
@@ -21,6 +22,12 @@ def test_every_make_target_that_it_names_exists() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     named = set(re.findall(r"\bmake ([a-z]+)", README.replace("make and git", "")))
     assert {"quickstart", "test", "run", "book"} <= named <= set(targets)
+
+
+def test_the_code_comes_from_the_projects_address() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    address = project["urls"]["Repository"]
+    assert f"git clone {address} && cd {address.rpartition('/')[2]}\n" in README
 
 
 def test_every_file_that_it_links_to_exists() -> None:

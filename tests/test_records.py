@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,13 @@ def test_metrics_are_those_of_the_last_round_and_of_the_first_best_one() -> None
         "best_local_accuracy_round": 15,
     }
     assert json.dumps(metrics(CURVE))  # plain numbers, none of NumPy's
+
+
+def test_a_round_that_diverged_is_not_the_best_one() -> None:
+    curve = pd.DataFrame({"round": [5, 10], "perplexity": [7.0, math.nan]})
+    found = metrics(curve)
+    assert (found["best_perplexity"], found["best_perplexity_round"]) == (7.0, 5)
+    assert math.isnan(found["final_perplexity"])
 
 
 def test_the_best_perplexity_is_the_first_smallest_one() -> None:

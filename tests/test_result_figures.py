@@ -15,18 +15,19 @@ from heterofl_core.records import METRICS
 
 POINTS = pd.DataFrame(
     [
-        ("a", "e", 0, 90.0, float("nan"), "ours"),
-        ("a", "e", 50, 94.0, 0.5, "ours"),
-        ("a", "e", 100, 99.5, float("nan"), "paper"),
-        *((large, "e", 100, 99.4, float("nan"), "paper") for large in "bcd"),
+        ("a", "e", 0, 90.0, float("nan"), "ours", "short, 20 rounds"),
+        ("a", "e", 50, 94.0, 0.5, "ours", "short, 20 rounds"),
+        ("a", "e", 100, 99.5, float("nan"), "paper", None),
+        *((large, "e", 100, 99.4, float("nan"), "paper", None) for large in "bcd"),
     ],
-    columns=["large", "small", "share", "value", "half_width", "whose"],
+    columns=["large", "small", "share", "value", "half_width", "whose", "schedule"],
 )
 CURVES = pd.DataFrame(
     {
         "large": "a",
         "small": ["e", "e", "e", "e"],
         "assignment": ["fix", "fix", "dynamic", "dynamic"],
+        "schedule": ["paper", "paper", "short, 2 rounds", "short, 2 rounds"],
         "round": [1, 2, 1, 2],
         "global_accuracy": [50.0, 60.0, 55.0, 65.0],
     }
@@ -34,6 +35,7 @@ CURVES = pd.DataFrame(
 SPENDINGS = pd.DataFrame(
     {
         "levels": ["a", "a", "a-e", "a-e"],
+        "schedule": ["paper", "paper", "short, 2 rounds", "short, 2 rounds"],
         "sent_mb": [10.0, 20.0, 5.0, 10.0],
         "seconds": [100.0, 200.0, 60.0, 120.0],
         "global_accuracy": [50.0, 60.0, 55.0, 65.0],
@@ -58,12 +60,7 @@ def axis_labels(figure: Figure) -> list[tuple[str, str]]:
 def test_a_panel_for_each_larger_level_shows_its_own_pairs() -> None:
     figure, panels = result_figures.four_panels(CURVES, "global_accuracy", "share (%)")
     accuracy = METRICS["global_accuracy"].axis
-    assert axis_labels(figure) == [
-        ("", accuracy),
-        ("", accuracy),
-        ("share (%)", accuracy),
-        ("share (%)", accuracy),
-    ]
+    assert axis_labels(figure) == [("share (%)", accuracy)] * 4
     assert [(large, plot.get_title(loc="left"), len(data)) for large, plot, data in panels] == [
         ("a", "larger level a", 4),
         ("b", "larger level b", 0),
@@ -73,7 +70,9 @@ def test_a_panel_for_each_larger_level_shows_its_own_pairs() -> None:
 
 
 def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_the_smaller_levels_colour() -> None:
-    first, second, *_ = result_figures.interpolation(POINTS, "global_accuracy").axes
+    figure = result_figures.interpolation(POINTS, "global_accuracy")
+    assert figure.get_suptitle() == "schedule of ours: short, 20 rounds"
+    first, second, *_ = figure.axes
     container: Any
     (container,) = first.containers
     ours, _, (interval,) = container.lines
@@ -88,14 +87,26 @@ def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_the_smaller
     assert words(second) == ["not run"]
 
 
-def test_pair_curves_tell_fix_from_dynamic() -> None:
+@pytest.mark.parametrize(("shares", "style"), [([0, 100], "None"), ([0, 50], "-"), ([50, 100], "-")])
+def test_a_line_leads_through_mixes_but_not_from_end_to_end(shares: list[int], style: str) -> None:
+    points = pd.concat([POINTS[:2].assign(share=shares), POINTS[2:]])
+    container: Any
+    (container,) = result_figures.interpolation(points, "global_accuracy").axes[0].containers
+    assert container.lines[0].get_linestyle() == style
+
+
+def test_pair_curves_tell_fix_from_dynamic_and_schedules_and_hide_the_axes_of_empty_panels() -> None:
     first, *others = result_figures.pair_curves(CURVES, "global_accuracy").axes
     dynamic, fix = first.lines
-    assert [dynamic.get_label(), fix.get_label()] == ["a–e, dynamic", "a–e, fix"]
+    assert [dynamic.get_label(), fix.get_label()] == [
+        "a–e, dynamic (short, 2 rounds)",
+        "a–e, fix (paper)",
+    ]
     assert [dynamic.get_linestyle(), fix.get_linestyle()] == ["-", "--"]
     assert points_of(fix) == [[1, 50], [2, 60]]
     assert {to_hex(line.get_color()) for line in first.lines} == {LEVEL_COLOURS["e"].lower()}
     assert [words(plot) for plot in others] == [["not run"]] * 3
+    assert [plot.axison for plot in (first, *others)] == [True, False, False, False]
 
 
 def test_spendings_are_over_megabytes_and_over_seconds() -> None:
@@ -111,7 +122,38 @@ def test_spendings_are_over_megabytes_and_over_seconds() -> None:
     assert points_of(seconds.lines[1]) == [[60, 55], [120, 65]]
     assert sent.get_xscale() == "log"
 
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a (paper)", "a-e (short, 2 rounds)"]
 
-@pytest.mark.parametrize("plot", result_figures.spendings(SPENDINGS[:0], "global_accuracy").axes)
-def test_spendings_that_nobody_ran_say_so(plot: Axes) -> None:
-    assert words(plot) == ["not run"]
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((0.5, 40), ["1", "3", "10", "30"]),
+        ((20, 60_000), ["100", "1,000", "10,000"]),
+        ((12, 21), ["12.5", "15", "17.5", "20"]),
+    ],
+)
+def test_ticks_are_few_and_written_out(limits: tuple[float, float], expected: list[str]) -> None:
+    plot = Figure().subplots()
+    plot.set(xscale="log", xlim=limits)
+    result_figures.plain_ticks(plot.xaxis)
+    shown = [
+        label.get_text()
+        for label, place in zip(plot.get_xticklabels(), plot.get_xticks(), strict=True)
+        if limits[0] <= place <= limits[1]
+    ]
+    assert shown == expected
+    assert plot.get_xticks(minor=True).size == 0
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        result_figures.spendings(SPENDINGS[:0], "global_accuracy"),
+        result_figures.pair_curves(CURVES[:0], "global_accuracy"),
+    ],
+)
+def test_what_nobody_ran_has_no_axes_and_says_so(figure: Figure) -> None:
+    (plot,) = figure.axes
+    assert (plot.axison, words(plot)) == (False, ["not run"])

@@ -94,7 +94,7 @@ def test_collecting_changes_no_parameter_and_leaves_no_hook() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     collect_statistics(model, [random_images(4)])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert all(not layer._forward_pre_hooks for layer in model.modules())
+    assert all(not layer._forward_hooks for layer in model.modules())
 
 
 def test_collecting_again_forgets_the_first_pass() -> None:

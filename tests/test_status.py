@@ -36,9 +36,9 @@ def write_record(**changes: Any) -> None:
     write_run({"run_id": RUN, "code_hash": code_hash(), **changes}, pd.DataFrame({"round": [40]}))
 
 
-def write_checkpoint(rounds: int) -> None:
+def write_checkpoint(rounds: int, code: str = "") -> None:
     """A checkpoint after some rounds."""
-    header = {"progress": json.dumps({"round": rounds, "rows": []}), "code_hash": code_hash()}
+    header = {"progress": json.dumps({"round": rounds, "rows": []}), "code_hash": code or code_hash()}
     checkpoint_path(RUN).parent.mkdir(parents=True, exist_ok=True)
     save_file({"shared/w": np.zeros(2)}, checkpoint_path(RUN), metadata=header)
 
@@ -64,6 +64,13 @@ def test_a_run_without_any_file_is_missing(outputs: Path) -> None:
 def test_a_record_of_todays_code_is_done(outputs: Path) -> None:
     write_record()
     assert found() == ("done", "")
+
+
+def test_a_checkpoint_of_other_code_cannot_go_on(outputs: Path) -> None:
+    write_checkpoint(7, code="0123456789abcdef")
+    state, detail = found()
+    assert state == "failed"
+    assert detail.endswith("was written by other code; delete it to start the run anew")
 
 
 def test_a_record_of_other_code_is_stale(outputs: Path) -> None:

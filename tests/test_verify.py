@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from heterofl_core.__main__ import main
+from heterofl_core.engines import Engine, engine_of
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
-from heterofl_core.params import Execution, run_params
+from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.records import read_record, read_rounds, record_path, write_run
 from heterofl_core.runs import execute
 from heterofl_core.verify import verify
@@ -50,6 +51,19 @@ def test_more_rounds_can_be_asked_for() -> None:
     found = verify(RUN, 3, ALONE)
     assert set(found.curve["round"]) == {2, 3}
     assert found.differences.empty
+
+
+def test_the_engine_is_that_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one would agree up to rounding only, which is not to the last digit."""
+    chosen = []
+
+    def watched(params: RunParams, execution: Execution) -> Engine:
+        chosen.append(execution.engine)
+        return engine_of(params, execution)
+
+    monkeypatch.setattr("heterofl_core.verify.engine_of", watched)
+    assert verify(RUN, None, Execution(workers=1, engine="auto")).differences.empty
+    assert chosen == [read_record(record_path(RUN))["engine"]]
 
 
 @pytest.fixture
