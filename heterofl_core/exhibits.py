@@ -23,7 +23,7 @@ from heterofl_core.paper import (
 )
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records
-from heterofl_core.report import variation
+from heterofl_core.report import DATASETS, variation
 from heterofl_core.settings import command
 from heterofl_core.studies import read_study
 from heterofl_core.tables import aligned, magnitude, run_link, searchable, signed, unless_empty
@@ -149,7 +149,7 @@ def sub_models(metric: str) -> Styler | HTML:
     found = series.sub_models(all_evidence(), metric)
     rows = [
         {
-            "Data": f"{answer.params.dataset}, {answer.params.partition}",
+            "Data": f"{DATASETS[answer.params.dataset]}, {answer.params.partition}",
             "Mix": linked(answer, f"{mix_of(answer)}{MARKS[answer.state]}"),
             "Level": level,
             "Its slice": f"{sliced:.{DECIMALS}f}",
@@ -163,7 +163,7 @@ def sub_models(metric: str) -> Styler | HTML:
     ]
     table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
     worse, judged = (found["gain"] < 0).sum(), found["gain"].count()
-    table.set_caption(f"Worse than the level trained alone: {worse} of {judged} slices.")
+    table.set_caption(f"Worse than alone: {worse} of {judged} slices.")
     return unless_empty(searchable(table))
 
 

@@ -269,7 +269,7 @@ def test_the_table_of_slices_counts_those_that_are_worse(recorded: Write) -> Non
     for record in [*mixes, a_record(97.0, levels="e")]:
         recorded(record)
     table = exhibits.sub_models("global_accuracy")
-    assert vars(table)["caption"] == "Worse than the level trained alone: 1 of 2 slices."
+    assert vars(table)["caption"] == "Worse than alone: 1 of 2 slices."
     lines = data(table).drop(columns=["Data", "Level"])
     assert f'<a href="../runs/{mixes[0]["run_id"]}.html">d-e, dynamic</a>' in set(lines["Mix"])
     lines["Mix"] = lines["Mix"].str.replace("<.*?>", "", regex=True)
