@@ -146,6 +146,11 @@ class RunParams(BaseModel):
         mix = Mix.parse(self.levels)
         if self.assignment == "fix":
             mix.fix(self.num_clients)
+        if self.assignment == "uniform" and len(set(mix.parts)) > 1:
+            raise InputError(
+                f"levels {self.levels!r} has numbers, which assignment uniform does not follow; "
+                f"allowed is {'-'.join(mix.levels)!r}, or assignment fix or dynamic"
+            )
         self.check_trace(mix)
         self.check_architecture()
         if self.method != "heterofl" and len(mix.levels) > 1:

@@ -30,13 +30,16 @@ REPEATS = 4  # of which the first one warms up
 
 
 def macs_of(params: RunParams) -> float:
-    """Multiply-accumulates of training and evaluation of a run."""
+    """Multiply-accumulates of training and evaluation of a run; text is trained on a client's words only."""
     mix, work = Mix.parse(params.levels), work_of(params)
+    own_words = {"num_tokens": CLIENT_WORDS} if params.dataset == "wikitext2" else {}
 
-    def cost(level: str) -> Cost:
-        return model_cost(params.arch, example(params), width_rate=width_rate(level), **options(params))
+    def cost(level: str, **sizes: int) -> Cost:
+        rate = width_rate(level)
+        return model_cost(params.arch, example(params), width_rate=rate, **options(params), **sizes)
 
-    return work.trained * (1 + BACKWARD) * mix_cost(mix, cost).macs + work.evaluated * cost(mix.largest).macs
+    trained = mix_cost(mix, lambda level: cost(level, **own_words)).macs
+    return work.trained * (1 + BACKWARD) * trained + work.evaluated * cost(mix.largest).macs
 
 
 def example(params: RunParams) -> torch.Tensor:

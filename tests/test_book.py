@@ -304,7 +304,7 @@ def test_tables_can_be_sorted_and_searched(browser: Browser, address: str) -> No
     expect(first.locator("td").nth(0)).to_have_text("a-b")  # the least perplexity that the paper prints
     paper.click()
     expect(first.locator("td").nth(0)).to_have_text("e")
-    page.locator("table.searchable thead th", has_text="FLOPs").click()  # 69.3 M is less than 1.4 G
+    page.locator("table.searchable thead th", has_text="FLOPs").click()  # 69.3 M is less than 1.4 B
     expect(first.locator("td").nth(0)).to_have_text("e")
     page.locator(".dt-search input").fill("b-c-d")
     expect(page.locator("table.searchable tbody tr")).to_have_count(4)

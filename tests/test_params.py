@@ -393,6 +393,16 @@ def test_a_trace_and_its_assignment_need_each_other(trace: str | None, assignmen
     )
 
 
+def test_uniform_refuses_shares_that_it_would_not_follow() -> None:
+    assert mnist(levels="a5-e5", assignment="uniform").levels == "a-e"
+    with pytest.raises(InputError) as failure:
+        mnist(levels="a3-e7", assignment="uniform")
+    assert str(failure.value) == (
+        "levels 'a3-e7' has numbers, which assignment uniform does not follow; allowed is 'a-e', "
+        "or assignment fix or dynamic"
+    )
+
+
 # The name of a run
 
 SCHEDULES_BY_HAND: dict[str, st.SearchStrategy[Any]] = {
@@ -418,7 +428,7 @@ images = st.fixed_dictionaries(
     {"dataset": st.sampled_from(["digits", "mnist", "cifar10"]), "levels": MIXES},
     optional={
         "partition": PARTITIONS,
-        "assignment": st.sampled_from(["fix", "dynamic", "uniform"]),
+        "assignment": st.sampled_from(["fix", "dynamic"]),
         "norm": st.sampled_from(["sbn", "none", "in", "gn", "ln", "bn"]),
         "augmented": st.booleans(),
         "augmented_statistics": st.booleans(),
@@ -427,6 +437,13 @@ images = st.fixed_dictionaries(
     },
 )
 deeper = st.fixed_dictionaries({"dataset": st.just("cifar10"), "levels": MIXES, "blocks": TWICE})
+drawn_once = st.fixed_dictionaries(
+    {
+        "dataset": st.sampled_from(["mnist", "cifar10"]),
+        "levels": st.sampled_from(["a", "a-e", "a5-e5"]),
+        "assignment": st.just("uniform"),
+    }
+)
 traced = st.builds(
     lambda dataset, trace: {
         "dataset": dataset,
@@ -460,7 +477,9 @@ text = st.fixed_dictionaries(
         **SCHEDULES_BY_HAND,
     },
 )
-some_params = st.one_of(images, deeper, traced, baselines, text).map(lambda values: run_params(**values))
+some_params = st.one_of(images, deeper, drawn_once, traced, baselines, text).map(
+    lambda values: run_params(**values)
+)
 
 
 @given(st.lists(some_params, min_size=2, max_size=20))

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from heterofl_core import timings
-from heterofl_core.estimate import SIZES, Timing, keep_timings, kept_timings, seconds_of, timing_name
+from heterofl_core.cost import CLIENT_WORDS
+from heterofl_core.estimate import (
+    SIZES,
+    Timing,
+    keep_timings,
+    kept_timings,
+    seconds_of,
+    timing_name,
+    work_of,
+)
 from heterofl_core.executor import on_one_thread
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.timings import (
@@ -49,6 +58,15 @@ def test_macs_of_a_mix_by_hand() -> None:
     """Training costs what the levels cost on average, evaluation what the largest one costs."""
     macs = macs_of(run_params(dataset="mnist", levels="a-e", rounds=1, milestones=[]))
     assert macs == (39_974_912 + 182_912) / 2 * (10 * 5 * 600 * 3) + 39_974_912 * 70_000
+
+
+def test_text_trains_on_a_clients_words_and_is_evaluated_on_all() -> None:
+    """Level e, one evaluation: a word less is 16 products less at each of 64 tokens."""
+    params = run_params(dataset="wikitext2", levels="e", rounds=1, milestones=[])
+    work = work_of(params)
+    whole = 34_618_368
+    own = whole - (33_279 - CLIENT_WORDS) * 16 * 64
+    assert macs_of(params) == pytest.approx(work.trained * 3 * own + work.evaluated * whole, rel=1e-12)
 
 
 def test_a_norm_without_statistics_saves_the_pass_over_the_training_data() -> None:
