@@ -109,7 +109,6 @@ def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:
         InputError: it failed; the message says where it lies.
     """
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     trace = {"trace": params.trace} if params.trace else {}  # the kernel might not find a table's path
@@ -125,9 +124,12 @@ def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
             )
-        except (PapermillExecutionError, DeadKernelError) as error:
+        except (
+            PapermillExecutionError,
+            RuntimeError,
+        ) as error:  # RuntimeError: its kernel died, or never lived
             kept = failed_path(params.run_id)
             with atomic(kept) as copy:
                 copy.write_bytes(temporary.read_bytes())
-            reason = getattr(error, "evalue", "the kernel was killed; the same command goes on from there")
+            reason = getattr(error, "evalue", f"{error}; the same command goes on from where it stopped")
             raise InputError(f"{reason} (the notebook as far as it came: {kept})") from error

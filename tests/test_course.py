@@ -1,11 +1,14 @@
 """The course: chapters have the parts that students count on, and exercises tell right from wrong."""
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
 import pytest
@@ -131,6 +134,13 @@ def test_the_executed_chapter_is_of_todays_source_and_kept_its_time(path: Path) 
 # What exercises say
 
 
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Chapters set variables, too: no later test shall see them."""
+    with patch.dict(os.environ, {"MPLBACKEND": "agg"}):
+        yield
+
+
 class Student:
     """Works through a chapter in a shell of their own."""
 
@@ -156,7 +166,6 @@ def test_checks_refuse_no_answer_and_mistakes_and_accept_the_solution(
     Cells tagged `slow`, and what comes behind the last exercise, is left to `make course`.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "agg")
     student, notebook = Student(), chapter(path)
     checks: dict[str, tuple[int, NotebookNode]] = {
         check.id: (number, cell) for number, cell, check in exercises(notebook)

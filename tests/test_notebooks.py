@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,22 @@ def test_a_failed_notebook_is_kept_with_its_traceback_and_leaves_no_run(outputs:
     assert "Traceback" in kept.read_text()
     assert not executed_path(kept.stem).exists()
     assert not list(runs_folder().rglob("*"))
+
+
+def test_a_kernel_that_does_not_start_is_one_sentence(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it lost a race for its ports; a queue of runs must outlive that."""
+
+    def dies(source: Path, target: Path, **_: Any) -> None:
+        shutil.copy(source, target)  # papermill writes it before anything runs
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr("papermill.execute_notebook", dies)
+    with pytest.raises(
+        InputError, match=r"^Kernel died before replying to kernel_info; the same command goes"
+    ):
+        run_notebook(SMOKE)
+    assert len(list(failed_path("any").parent.glob("*.ipynb"))) == 1
+    assert not list(executed_path("any").parent.glob("*.ipynb"))
 
 
 def test_a_misspelt_parameter_is_found_before_a_kernel_starts(outputs: Path) -> None:
