@@ -26,6 +26,7 @@ class Difference:
     Attributes:
         value: the mean over pairs of one seed, in units of the metric, positive if better.
         half_width: of its 95 % interval, from the noise of pairs; NaN where that is not known.
+        freedom: degrees of freedom of that noise; 0 where it is not known.
         pairs: how many there are.
         schedule: of both, see `Answer.schedule`.
         full: whether that is the paper's.
@@ -34,6 +35,7 @@ class Difference:
 
     value: float
     half_width: float
+    freedom: int
     pairs: int
     schedule: str
     full: bool
@@ -43,19 +45,20 @@ class Difference:
 def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: str) -> Difference | None:
     """How much better a setting is by a metric; None unless both ran with one seed and by one schedule.
 
-    A setting's own two or three pairs say little of their spread: the noise is that of all settings with
-    several seeds. This assumes that a seed moves all settings alike, up to a noise that is the same for all.
+    A setting's own two or three pairs say little of their spread, so settings lend each other theirs: see
+    `seed_noise`. This assumes that a seed moves these settings alike, up to a noise that is the same for all.
     """
     answers = compared(evidence, better, worse)
     if answers is None:
         return None
     first, second = (answer.by_seed(metric) for answer in answers)
     gains = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
-    noise, freedom = seed_noise(evidence, better.dataset, better.partition, metric, answers[0].rounds)
+    noise, freedom = seed_noise(evidence, better, worse, metric, answers[0].rounds)
     both = Answer((*answers[0].records, *answers[1].records))
     return Difference(
         value=METRICS[metric].sign * math.fsum(gains) / len(gains),
         half_width=quantile(freedom) * noise * math.sqrt(2 / len(gains)) if freedom else math.nan,
+        freedom=freedom,
         pairs=len(gains),
         schedule=both.schedule,
         full=both.params.protocol == "paper",
@@ -83,25 +86,42 @@ def shared_seeds(one: Answer, other: Answer) -> int:
     return len(set(one.seeds) & set(other.seeds))
 
 
+def kind(params: RunParams) -> tuple[str, str, str]:
+    """What decides how steadily a federation learns: settings of one kind are taken to scatter alike."""
+    return params.method, params.arch, params.norm
+
+
 def seed_noise(
-    evidence: Evidence, dataset: str, partition: str, metric: str, rounds: int
+    evidence: Evidence, one: RunParams, other: RunParams, metric: str, rounds: int
 ) -> tuple[float, int]:
     """How much a run scatters beside what its setting and its seed explain.
 
+    It is that of settings of the two kinds, if both were repeated with several seeds for so many rounds; else
+    of all settings; and if none were, of shorter ones, too: they scatter more, as a rule, so that errs to the
+    wide side.
+
     Args:
-        rounds: of the settings that are pooled. If those leave no degree of freedom, shorter ones count, too:
-            they scatter more, as a rule, so that errs to the wide side.
+        one, other: two settings on one data set and partition.
+        rounds: for which they ran.
 
     Returns:
         A standard deviation and its degrees of freedom; NaN and 0 where no two settings share two seeds.
     """
-    answers = [
+    repeated = [
         answer
         for answer in evidence.all_answers()
-        if (answer.params.dataset, answer.params.partition) == (dataset, partition)
+        if (answer.params.dataset, answer.params.partition) == (one.dataset, one.partition)
+        and answer.rounds <= rounds
+        and len(answer.records) > 1
     ]
-    noise, freedom = residual((one for one in answers if one.rounds == rounds), metric)
-    return (noise, freedom) if freedom else residual((one for one in answers if one.rounds <= rounds), metric)
+    as_long = [answer for answer in repeated if answer.rounds == rounds]
+    kinds = {kind(one), kind(other)}
+    own = [answer for answer in as_long if kind(answer.params) in kinds]
+    pools = [as_long, repeated]
+    if {kind(answer.params) for answer in own} == kinds:
+        pools = [own, *pools]
+    found = (residual(pool, metric) for pool in pools)
+    return next(((noise, freedom) for noise, freedom in found if freedom), (math.nan, 0))
 
 
 @dataclass(frozen=True)

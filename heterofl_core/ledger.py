@@ -63,7 +63,9 @@ def details() -> str:
     sections = []
     for claim in read_claims():
         rows = pd.DataFrame([row(evidence, one) for one in claim.comparisons])
-        text = [name for name in rows.columns if name not in ("Margin", "Paper", "Ours", "±", "Pairs")]
+        text = [
+            name for name in rows.columns if name not in ("Margin", "Paper", "Ours", "±", "Pairs", "Freedom")
+        ]
         sections.append(
             f'<details class="plain claim" id="claim-{claim.number}">'
             f"<summary>{claim.number}. {html.escape(claim.text)}</summary><p>{html.escape(claim.source)}</p>"
@@ -87,6 +89,7 @@ def row(evidence: Evidence, comparison: Comparison) -> dict[str, Any]:
         "Ours": signed(found.value) + MARKS[found.state] if found else "–",
         "±": "–" if found is None or math.isnan(found.half_width) else f"{found.half_width:.2f}",
         "Pairs": str(found.pairs) if found else "–",
+        "Freedom": str(found.freedom) if found and found.freedom else "–",
         "Outcome": came,
         "Schedule": found.schedule if found else "",
     }

@@ -28,7 +28,9 @@ from heterofl_core.params import run_params
     ],
 )
 def test_what_comes_of_a_comparison(value: float, half_width: float, margin: float, expected: str) -> None:
-    assert outcome(Difference(value, half_width, 1, "paper", full=True, state="current"), margin) == expected
+    assert (
+        outcome(Difference(value, half_width, 4, 1, "paper", full=True, state="current"), margin) == expected
+    )
 
 
 def test_a_comparison_that_was_not_run() -> None:

@@ -11,7 +11,7 @@ from test_evidence import PARAMS, a_record
 
 from heterofl_core.differences import Difference, difference, noises, seed_noise
 from heterofl_core.evidence import Evidence
-from heterofl_core.params import run_params
+from heterofl_core.params import RunParams, run_params
 
 SMALLER = run_params(dataset="mnist", levels="e")
 
@@ -33,7 +33,7 @@ def found(records: list[dict[str, Any]]) -> Difference:
 
 
 def noise_of(records: list[dict[str, Any]], rounds: int = PARAMS.rounds) -> tuple[float, int]:
-    return seed_noise(Evidence(records), "mnist", "iid", "global_accuracy", rounds)
+    return seed_noise(Evidence(records), PARAMS, SMALLER, "global_accuracy", rounds)
 
 
 # The difference
@@ -136,6 +136,23 @@ def test_noise_is_that_of_runs_as_long_where_there_are_any() -> None:
         assert noise_of(long + short, rounds) == pytest.approx((noise, freedom))
     assert noise_of(long + short, PARAMS.rounds + 1) == pytest.approx((math.sqrt(17 / 2), 2))
     assert noise_of(long + short, length - 1)[1] == 0
+
+
+def test_noise_is_that_of_the_two_kinds_if_both_were_repeated() -> None:
+    """Of sBN 1/2 a run, as above; without a norm two settings are off by 5 each, by turns."""
+    steady = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]})
+    wild = runs({"a-e": [60.0, 70.0], "e": [50.0, 80.0]}, norm="none")
+    bare = run_params(dataset="mnist", levels="e", norm="none")
+    other = run_params(dataset="mnist", levels="e", norm="gn")
+    evidence = Evidence([*steady, *wild, *runs({"e": [80.0]}, norm="gn")])
+
+    def noise(worse: RunParams) -> tuple[float, int]:
+        return seed_noise(evidence, PARAMS, worse, "global_accuracy", PARAMS.rounds)
+
+    assert noise(SMALLER) == pytest.approx((1, 1))
+    assert noise(bare)[1] == noise(other)[1] == 3  # four settings and two seeds in eight runs
+    assert noise(bare) == noise(other)  # group norm has one seed: all settings lend theirs
+    assert noise(bare)[0] > 5
 
 
 def test_the_noises_are_listed_with_what_they_rest_on() -> None:
