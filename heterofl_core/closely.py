@@ -16,13 +16,13 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from heterofl_core.evidence import Answer, Evidence
-from heterofl_core.exhibits import not_run
+from heterofl_core.evidence import Answer
+from heterofl_core.exhibits import all_evidence, not_run
 from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import LEVELS, Mix, all_mixes, width_rate
 from heterofl_core.paper import table
 from heterofl_core.params import PAPER_BLOCKS, SEQUENCE_LENGTH, run_params
-from heterofl_core.records import all_records, read_rounds
+from heterofl_core.records import read_rounds
 from heterofl_core.report import each_run, title_of
 from heterofl_core.selection import Axis, scaled_width, static_index
 from heterofl_core.studies import combinations, values_of
@@ -275,14 +275,15 @@ def recorded(metric: str, **settings: Any) -> Styler:
         metric: in the names of `records.METRICS`.
         settings: in the names of `RunParams`; a list stands for each of its values, as in a study.
     """
-    evidence = Evidence(all_records())
+    evidence = all_evidence()
     varied = [name for name, value in settings.items() if len(values_of(name, value)) > 1]
     rows = []
     for setting in combinations(settings):
         described = {"Setting": ", ".join(f"{name} {setting[name]}" for name in varied)}
-        answers = evidence.answers_to(run_params(**setting))
+        asked = run_params(**setting)
+        answers = evidence.answers_to(asked)
         found = [summary(answer, metric) for answer in sorted(answers, key=lambda answer: answer.rounds)]
-        rows += [described | one for one in found or [NOT_RUN | {"Code": not_run(run_params(**setting))}]]
+        rows += [described | one for one in found or [NOT_RUN | {"Code": not_run(asked)}]]
     return aligned(pd.DataFrame(rows), text=["Setting", "Code"])
 
 

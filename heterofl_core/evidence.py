@@ -127,9 +127,9 @@ class Answer:
         """The metric of each run: the `best` over its evaluated rounds, or the `final` one."""
         return [float(record["metrics"][f"{which}_{metric}"]) for record in self.records]
 
-    def by_seed(self, metric: str) -> dict[int, float]:
-        """The best of the metric in each run, by its seed."""
-        return dict(zip(self.seeds, self.values(metric), strict=True))
+    def by_seed(self, metric: str, which: str = "best") -> dict[int, float]:
+        """The metric of each run by its seed; see `values`."""
+        return dict(zip(self.seeds, self.values(metric, which), strict=True))
 
 
 class Evidence:

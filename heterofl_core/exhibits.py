@@ -91,8 +91,7 @@ def beside(
     evidence = all_evidence()
     rows = [cell(evidence.answer(run), run, metric, paper_value(run, metric, sources)) for run in asked]
     cells = pd.DataFrame(rows, index=described.index)
-    columns = [*described.columns, *COLUMNS]
-    return searchable(aligned(pd.concat([described, cells], axis=1)[columns], text=[*words, "Schedule"]))
+    return searchable(aligned(pd.concat([described, cells], axis=1), text=[*words, "Schedule"]))
 
 
 def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | None) -> dict[str, str]:
@@ -108,10 +107,10 @@ def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | No
     return {
         "Paper": printed,
         "Ours": linked(answer, f"{found.mean:.{DECIMALS}f}{MARKS[answer.state]}"),
+        "Schedule": answer.schedule,
         "±": "" if math.isnan(found.half_width) else f"{found.half_width:.{DECIMALS}f}",
         "Seeds": str(found.count),
         "Difference": "" if paper is None else signed(found.mean - paper),
-        "Schedule": answer.schedule,
     }
 
 

@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from heterofl_core.errors import InputError
-from heterofl_core.folders import PARAMS
 from heterofl_core.levels import Mix
 from heterofl_core.own import is_own_dataset, is_own_model
+from heterofl_core.schedules import SCHEDULES, planned_schedule
 from heterofl_core.traces import read_trace
 
-SCHEDULES: dict[str, Any] = yaml.safe_load((PARAMS / "schedules.yaml").read_text(encoding="utf-8"))
 SEQUENCE_LENGTH = 64  # tokens of a window: what the Transformer sees at once
 EVALUATIONS = 40  # points on a curve, unless eval_every says otherwise
 SCHEDULE = (
@@ -37,9 +35,6 @@ SCHEDULE = (
     "clip_norm",
 )
 """The parameters that make a schedule; Table 4 of the paper."""
-SHORT = 0.1  # schedule_factor of the short protocol, unless given
-
-
 PAPER_BLOCKS = (1, 1, 1, 2)
 ARCHITECTURES = ("cnn", "preresnet18", "transformer", "mlp")
 ARCHITECTURE_NORMS = {"mlp": "none", "transformer": "ln"}
@@ -333,58 +328,6 @@ def run_params(**values: Any) -> RunParams:
         alpha = float(params.partition.removeprefix("dirichlet-"))
         changes["partition"] = f"dirichlet-{np.format_float_positional(alpha, trim='-')}"
     return params.model_copy(update=changes)
-
-
-def planned_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The architecture and schedule that a protocol stands for, by the names of `RunParams`.
-
-    Empty for an unknown data set.
-
-    Raises:
-        InputError: the protocol does not exist for the data set.
-    """
-    dataset = str(given.get("dataset"))
-    plans = SCHEDULES["own"] if is_own_dataset(dataset) else SCHEDULES["datasets"].get(dataset)
-    if plans is None:
-        return {}
-    own = "paper" if "paper" in plans else "custom"
-    protocol = given.get("protocol", own)
-    if protocol in ("paper", "short") and own != "paper":
-        raise InputError(
-            f"protocol {protocol!r} does not exist for dataset {dataset!r}, which the paper does not use; "
-            "allowed are custom, smoke"
-        )
-    plan = {**plans["data"], "protocol": protocol, **plans[own]}
-    by_partition = {"iid": plan.pop("iid"), "non-iid": plan.pop("non-iid", {})}
-    kind = "iid" if given.get("partition", "iid") == "iid" else "non-iid"
-    if not by_partition[kind]:
-        raise InputError(
-            f"partition {given['partition']!r} is not possible with dataset {dataset!r}; allowed is iid"
-        )
-    plan |= by_partition[kind]
-    factor = given.get("schedule_factor", SHORT if protocol == "short" else 1.0)
-    if protocol == "short":
-        plan |= shortened(plan, factor)
-    elif factor != 1:
-        raise InputError(f"schedule_factor {factor!r} is for protocol short only, not for {protocol}")
-    if protocol == "smoke":
-        plan |= SCHEDULES["smoke"]
-    return plan
-
-
-def shortened(plan: Mapping[str, Any], factor: Any) -> dict[str, Any]:
-    """Rounds and milestones multiplied by the factor; one that cannot be used is left to validation."""
-    try:
-        factor = float(factor)  # YAML reads 1e-1 as text
-    except (TypeError, ValueError):
-        return {"schedule_factor": factor}
-    if not 0 < factor <= 1:
-        return {"schedule_factor": factor}
-    return {
-        "schedule_factor": factor,
-        "rounds": max(1, round(plan["rounds"] * factor)),
-        "milestones": sorted({max(1, round(milestone * factor)) for milestone in plan["milestones"]}),
-    }
 
 
 def planned_method(given: Mapping[str, Any]) -> dict[str, Any]:

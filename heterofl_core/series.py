@@ -115,7 +115,8 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
         for level in levels_sliced(answer):
             if sliced := slices(answer, level, metric):
                 alone_run = answer.params.model_copy(update={"levels": level, "assignment": "fix"})
-                alone = final(evidence.answer(alone_run, answer.rounds), metric)
+                alone_answer = evidence.answer(alone_run, answer.rounds)
+                alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
                 rows.append({"answer": answer, "level": level} | side_by_side(sliced, alone, metric))
     return pd.DataFrame(rows, columns=["answer", "level", "sliced", "alone", "gain", "half_width", "seeds"])
 
@@ -129,11 +130,6 @@ def slices(answer: Answer, level: str, metric: str) -> dict[int, float]:
     """The metric of a level's slice of the final global model, by seed."""
     found = [record.get("sub_models", {}).get(level, {}).get(metric) for record in answer.records]
     return {seed: value for seed, value in zip(answer.seeds, found, strict=True) if value is not None}
-
-
-def final(answer: Answer | None, metric: str) -> dict[int, float]:
-    """The metric of the final model, by seed."""
-    return dict(zip(answer.seeds, answer.values(metric, "final"), strict=True)) if answer else {}
 
 
 def side_by_side(sliced: dict[int, float], alone: dict[int, float], metric: str) -> dict[str, float]:

@@ -8,8 +8,9 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from heterofl_core.folders import PARAMS
-from heterofl_core.params import SCHEDULE, SCHEDULES, SEQUENCE_LENGTH, planned_schedule
+from heterofl_core.params import SCHEDULE, SEQUENCE_LENGTH
 from heterofl_core.report import DATASETS
+from heterofl_core.schedules import SCHEDULES, planned_schedule
 from heterofl_core.tables import printed
 
 

@@ -125,7 +125,7 @@ def test_a_difference_that_rests_on_older_code_is_marked() -> None:
 
 
 def test_a_row_takes_both_of_the_papers_numbers_from_one_table() -> None:
-    """The slides print 99.2 for sBN and 99.3 for LN on MNIST, Local; Table 5 has 99.07 for sBN."""
+    """The slides print 99.3 for sBN and 99.2 for group norm; Table 5 has 99.07 for sBN alone."""
     settings: dict[str, Any] = {"dataset": "mnist", "partition": "non-iid-2", "levels": "e"}
     comparison = Comparison(run_params(**settings), run_params(**settings, norm="gn"), "local_accuracy", 0.0)
     assert ledger.row(Evidence([]), comparison)["Paper"] == "+0.10"

@@ -31,6 +31,12 @@ LOGITS = np.array([2.0, 1.0, -1.0, 0.5])
 HELD = np.array([True, True, False, False])
 
 
+@pytest.fixture(autouse=True)
+def records_read_anew() -> None:
+    """A page reads the records once; each test has its own."""
+    exhibits.all_evidence.cache_clear()
+
+
 def cells(table: Styler) -> pd.DataFrame:
     """What a styled table shows."""
     return pd.DataFrame(table.data)  # type: ignore[attr-defined]

@@ -21,9 +21,10 @@ from heterofl_core.notebooks import (
     run_notebook,
     source_of,
 )
-from heterofl_core.params import SCHEDULES, Execution, RunParams, run_params
+from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path, runs_folder
 from heterofl_core.results import read_plan
+from heterofl_core.schedules import SCHEDULES
 from heterofl_core.settings import from_namespace, telling
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "book" / "experiments"

@@ -15,7 +15,7 @@ from heterofl_core.provenance import RESULT_MODULES, git, meaning
 
 CORE = Path(provenance.__file__).parent
 NO_RESULT = {
-    *("params", "traces", "errors", "files", "folders", "own"),
+    *("params", "schedules", "traces", "errors", "files", "folders", "own"),
     *("locks", "records", "checkpoints", "cost", "provenance"),
     "estimate",  # by which `auto` chooses an engine, and a record says which
 }
