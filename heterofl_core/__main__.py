@@ -6,7 +6,8 @@ study     all runs of a study that are not done yet, one after the other, withou
 pipeline  whole studies through Snakemake, here or on a cluster, and the book with them
 results   runs of a plan, the most telling first, for some hours; may be stopped at any moment
 status    how far studies are: done, running, failed, missing, and the time left
-verify    the first rounds of a finished run again, compared with its record
+verify    the first rounds of a finished run again, compared with its record; with --stale, of a few runs that
+          other code made, whose records all count as today's if no digit differs
 collect   all records into outputs/results.csv
 course    the course's notebooks, and each chapter executed that changed since it ran
 book      the book, from all records
@@ -69,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
     add_settings(one)
     one.set_defaults(command=status)
     one = commands.add_parser("verify", help=verify.__doc__)
-    one.add_argument("run", help="its id")
+    which = one.add_mutually_exclusive_group(required=True)
+    which.add_argument("run", nargs="?", help="its id")
+    which.add_argument("--stale", action="store_true", help="a few of the runs that other code made")
     one.add_argument("--rounds", type=int, help="to execute; up to the first evaluated one unless given")
     one.set_defaults(command=verify)
     one = commands.add_parser("course", help=course.__doc__)
@@ -227,8 +230,19 @@ def status(options: argparse.Namespace) -> None:
 def verify(options: argparse.Namespace) -> None:
     """the first rounds of a finished run again, compared with its record"""
     from heterofl_core.params import Execution
-    from heterofl_core.verify import verify
+    from heterofl_core.verify import verify, verify_stale
 
+    if options.stale:
+        if options.rounds is not None:
+            raise InputError(f"--rounds {options.rounds} is for one run, not for --stale")
+        differing = verify_stale(Execution())
+        for then, runs in differing.items():
+            print(f"code {then}: {f'differs in {len(runs)} runs' if runs else 'no digit differs; certified'}")
+        if not differing:
+            print("no record of this machine is stale")
+        if first := next((runs[0] for runs in differing.values() if runs), None):
+            raise InputError(f"today's code gives other digits, such as in run {first}")
+        return
     found = verify(options.run, options.rounds, Execution())
     print(found.curve.to_string(index=False))
     for name, (then, now) in found.changed.items():

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class RunState:
         bytes_down, bytes_up: sent to clients and back so far.
         training_seconds, evaluation_seconds: spent so far, over all sittings.
         peak_memory_mb: the most that this process and its workers held together.
+        origin: what the rounds so far were made with: versions, engine, device, somebody's own files.
     """
 
     weights: Weights
@@ -38,6 +39,7 @@ class RunState:
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, state: RunState) -> None:

@@ -159,14 +159,20 @@ def read_own(dataset: str) -> Images:
     """Somebody's own data set; see `own`.
 
     Raises:
-        InputError: a file is missing or damaged, the halves differ in the images' size, or the test half has
-            a label that the training half lacks.
+        InputError: a file is missing or damaged, the halves differ in the images' size, a channel is the same
+            everywhere, or the test half has a label that the training half lacks.
     """
     train, test = (read_images([file], "image") for file in parquet_files(dataset))
     if train[0].shape[1:] != test[0].shape[1:]:
         raise InputError(
             f"dataset {dataset!r} has training images of shape {train[0].shape[1:]} and test images of shape "
             f"{test[0].shape[1:]}; they must be alike"
+        )
+    flat = [number for number, channel in enumerate(np.moveaxis(train[0], 1, 0)) if np.ptp(channel) == 0]
+    if flat:
+        raise InputError(
+            f"dataset {dataset!r} has the same value everywhere in channel {flat[0]} of its training images, "
+            "which cannot be normalised; leave that channel out"
         )
     labels = np.unique(train[1])
     if labels[0] != 0 or labels[-1] != len(labels) - 1 or not np.isin(test[1], labels).all():
@@ -192,23 +198,44 @@ def read_images(paths: Sequence[Path], column: str, rows: int | None = None) -> 
         Pixels of shape (rows, channels, height, width) and labels of shape (rows,).
 
     Raises:
-        InputError: a file is missing or damaged, or there is another number of rows.
+        InputError: a file is missing or damaged, its images are neither gray nor RGB in bytes, or there is
+            another number of rows.
     """
-    from PIL import Image
-
     pixels, labels = [], []
     for path in paths:
         table = read_parquet(path, [column, "label"])
         try:
-            images = [np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table[column]]
+            images = [decode(image["bytes"], path) for image in table[column]]
             pixels.append(np.stack(images).reshape(len(images), *images[0].shape[:2], -1))
             labels.append(table["label"].to_numpy(np.int64))
+        except InputError:
+            raise
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:  # Pillow's are among these
             raise InputError(f"data file {path} is damaged ({error}); fetch it again") from error
     found = sum(map(len, labels))
     if found != (rows or found):
         raise InputError(f"data file {' with '.join(map(str, paths))} has {found} rows; {rows} are expected")
     return np.ascontiguousarray(np.concatenate(pixels).transpose(0, 3, 1, 2)), np.concatenate(labels)
+
+
+def decode(encoded: bytes, path: Path) -> np.ndarray:
+    """The pixels of one image, shape (height, width) or (height, width, channels).
+
+    Args:
+        path: of the file that it comes from.
+
+    Raises:
+        InputError: the image is neither gray nor RGB in bytes.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.mode not in ("L", "RGB"):
+            raise InputError(
+                f"data file {path} has an image of Pillow's mode {image.mode!r}; allowed are 'L' (gray) and "
+                "'RGB', a byte for each channel"
+            )
+        return np.asarray(image)
 
 
 def read_parquet(path: Path, columns: list[str]) -> "pd.DataFrame":

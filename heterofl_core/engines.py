@@ -59,6 +59,8 @@ def engine_of(params: RunParams, execution: Execution) -> Engine:
     name, device = execution.engine, execution.device
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device 'cuda' is not on this machine; allowed here is cpu")
+    if device == "cpu" and params.precision == "tf32":
+        raise InputError("precision 'tf32' needs device cuda; on device 'cpu' fp32 and bf16 are allowed")
     hindrances = {
         "norm 'bn'": params.norm == "bn",
         f"arch {params.arch!r}": is_own_model(params.arch),

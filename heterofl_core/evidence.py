@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from heterofl_core.equivalence import is_current
 from heterofl_core.params import SCHEDULE, RunParams, usual_eval_every
-from heterofl_core.provenance import code_hash
 
 Record = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ def question(params: RunParams) -> str:
 
 def state(record: Record) -> str:
     """Whether a record belongs to the code as it is now: `current`, `uncommitted` or `stale`."""
-    if record["code_hash"] != code_hash():
+    if not is_current(record):
         return "stale"
     return "current" if record["git_dirty"] is False else "uncommitted"  # None: there was no git to ask
 

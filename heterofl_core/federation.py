@@ -12,6 +12,7 @@ from heterofl_core.classification import Classification
 from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy
 from heterofl_core.cost import Cost, mix_cost, model_cost
 from heterofl_core.engines import PLAIN, Engine
+from heterofl_core.errors import InputError
 from heterofl_core.heterofl import aggregate, slice_parameters
 from heterofl_core.language import LanguageModelling
 from heterofl_core.levels import Mix, width_rate
@@ -69,7 +70,8 @@ class Federation:
         shared: names of the parameters that the server averages.
 
     Raises:
-        InputError: the data cannot be had, or cannot be shared among the clients.
+        InputError: the data cannot be had or shared among the clients, the model is not for such data, or no
+            client has the largest level.
     """
 
     def __init__(self, params: RunParams) -> None:
@@ -82,6 +84,17 @@ class Federation:
         model = self.global_model()
         self.axes = model.axes()
         self.shared = shared_parameters(params.method, model, params.shared_layers)
+        self.check_sizes()
+
+    def check_sizes(self) -> None:
+        """The model takes examples of the data's size; nothing is computed."""
+        try:
+            self.mean_cost()
+        except (RuntimeError, ValueError) as error:  # torch raises both
+            shape, reason = tuple(self.task.example.shape[1:]), str(error).splitlines()[0]
+            raise InputError(
+                f"arch {self.params.arch!r} cannot take examples of shape {shape} ({reason})"
+            ) from error
 
     def assign_levels(self) -> list[str] | None:
         """Each client's level if it stays the same over the rounds, else None."""
@@ -89,12 +102,21 @@ class Federation:
             case "fix":
                 return self.mix.fix(self.params.num_clients)
             case "uniform":
-                return self.mix.uniform(
-                    self.params.num_clients, generator(self.params.seed, "uniform levels")
-                )
+                return self.uniform_levels()
             case "trace":
                 return list(self.params.trace or "")
         return None
+
+    def uniform_levels(self) -> list[str]:
+        """Each client's level, drawn once."""
+        seed, largest = self.params.seed, self.mix.largest
+        levels = self.mix.uniform(self.params.num_clients, generator(seed, "uniform levels"))
+        if largest not in levels:
+            raise InputError(
+                f"seed {seed} gives none of {len(levels)} clients level {largest}, the largest of levels "
+                f"{self.params.levels!r}, under assignment 'uniform'; give another seed or more clients"
+            )
+        return levels
 
     def model_options(self, level: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Options of `build_model` for a client of this level; the global model's are the largest's.

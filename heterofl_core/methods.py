@@ -10,14 +10,12 @@
 
 from heterofl_core.sliceable import SliceableModel
 
-METHODS = ("heterofl", "fedavg", "standalone", "lg-fedavg")
-
 
 def shared_parameters(method: str, model: SliceableModel, shared_layers: int) -> set[str]:
     """The names of the parameters that the server averages; every other one belongs to a client.
 
     Args:
-        method: a name in `METHODS`.
+        method: a name in the table above.
         shared_layers: for `lg-fedavg`, how many of the last layers with a weight matrix are shared, with
             all that lies between and behind them.
     """

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from heterofl_core.checkpoints import RunState, load_checkpoint, save_checkpoint
 from heterofl_core.clients import peak_memory_mb
 from heterofl_core.engines import Engine, engine_of
+from heterofl_core.errors import InputError
 from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
 from heterofl_core.files import sweep
@@ -24,6 +25,7 @@ from heterofl_core.params import Execution, RunParams
 from heterofl_core.provenance import provenance
 from heterofl_core.records import (
     METRICS,
+    START_ANEW,
     checkpoint_path,
     metrics,
     read_record,
@@ -77,7 +79,7 @@ def carry_on(federation: Federation, execution: Execution, workers: int, engine:
     """Does the rounds that are left, and records the run."""
     params = federation.params
     checkpoint = checkpoint_path(params.run_id)
-    state = start(federation, checkpoint)
+    state = start(federation, checkpoint, engine)
     with tqdm(total=params.rounds, initial=state.round, unit="round", desc=params.levels) as bar:
         while state.round < params.rounds:
             advance(federation, state, workers, engine)
@@ -100,11 +102,30 @@ def carry_on(federation: Federation, execution: Execution, workers: int, engine:
     return record
 
 
-def start(federation: Federation, checkpoint: Path) -> RunState:
-    """The state to go on from: the checkpoint's, or that of a new run."""
+def start(federation: Federation, checkpoint: Path, engine: Engine) -> RunState:
+    """The state to go on from: the checkpoint's, or that of a new run.
+
+    Raises:
+        InputError: the checkpoint cannot be used, or other versions, another engine or other files made it.
+    """
+    params = federation.params
+    origin = {
+        "versions": provenance()["versions"],
+        "engine": engine.name,
+        "device": engine.device,
+        **fingerprints(params.dataset, params.arch),
+    }
     if checkpoint.exists():
-        return load_checkpoint(checkpoint)
-    state = RunState(federation.initial_weights(), round=0, rows=[])
+        state = load_checkpoint(checkpoint)
+        for name in {**origin, **state.origin}:
+            then, now = state.origin.get(name), origin.get(name)
+            if then != now:
+                raise InputError(
+                    f"checkpoint {checkpoint} was written with {name} {then}, and now it is {now}; go on as "
+                    f"before, or {START_ANEW}"
+                )
+        return state
+    state = RunState(federation.initial_weights(), round=0, rows=[], origin=origin)
     save_checkpoint(checkpoint, state)  # before any work: shows whether it can be written
     return state
 

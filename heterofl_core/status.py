@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heterofl_core.equivalence import is_current
 from heterofl_core.errors import InputError
 from heterofl_core.estimate import Timings, seconds_of
 from heterofl_core.locks import is_locked
@@ -83,9 +84,9 @@ def recorded(params: RunParams) -> RunStatus:
     """The status of a run that has a record."""
     try:
         record = read_record(record_path(params.run_id))
+        stale = not is_current(record)
     except InputError as error:
         return RunStatus(params, "damaged", str(error), params.rounds)
-    stale = record["code_hash"] != code_hash()
     detail = f"made by code {record['code_hash']}" if stale else ""
     return RunStatus(params, "stale" if stale else "done", detail, params.rounds)
 

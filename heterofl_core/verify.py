@@ -1,6 +1,7 @@
 """Verifying a record: its first rounds, executed again, give the same curve."""
 
 import io
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,13 @@ from tqdm import tqdm
 
 from heterofl_core.checkpoints import RunState
 from heterofl_core.engines import engine_of
+from heterofl_core.equivalence import certify, is_current, samples
 from heterofl_core.errors import InputError
 from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams
-from heterofl_core.provenance import provenance
-from heterofl_core.records import MEASURED, read_record, read_rounds, record_path, rounds_text
+from heterofl_core.provenance import processor, provenance
+from heterofl_core.records import MEASURED, all_records, read_record, read_rounds, record_path, rounds_text
 from heterofl_core.runs import advance
 
 
@@ -72,6 +74,28 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
         side_by_side_curves(recorded[recorded["round"] <= rounds], found),
         {name: (record[name], value) for name, value in now.items() if record[name] != value},
     )
+
+
+def verify_stale(execution: Execution) -> dict[str, list[str]]:
+    """Compares today's code with older code that made records here, by a few of its runs; see `equivalence`.
+
+    Returns:
+        For each hash of older code the runs that differ. Where there is none, a certificate was written.
+        Records of other machines are left out: there, the last digits may differ anyway.
+    """
+    by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in all_records():
+        if record["device"] == processor() and not is_current(record):
+            by_code[record["code_hash"]].append(record)
+    differing: dict[str, list[str]] = {}
+    for then, records in by_code.items():
+        compared = samples(records)
+        found = {record["run_id"]: verify(record["run_id"], None, execution) for record in compared}
+        differing[then] = [run_id for run_id, one in found.items() if len(one.differences)]
+        if not differing[then]:
+            rounds = {run_id: one.rounds for run_id, one in found.items()}
+            certify(then, rounds, compared, provenance())
+    return differing
 
 
 def side_by_side_curves(recorded: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

@@ -92,6 +92,14 @@ def test_a_gpu_belongs_to_one_process() -> None:
 # What is refused
 
 
+def test_tensor_float_32_is_refused_where_it_would_silently_be_float32() -> None:
+    params = run_params(dataset="digits", levels="e", precision="tf32")
+    with pytest.raises(
+        InputError, match=r"^precision 'tf32' needs device cuda; on device 'cpu' fp32 and bf16"
+    ):
+        chosen(params)
+
+
 def test_a_device_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(InputError, match=r"^device 'cuda' is not on this machine; allowed here is cpu$"):
         chosen(SHORT, device="cuda")

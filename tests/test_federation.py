@@ -215,6 +215,14 @@ def test_fix_costs_what_the_clients_cost_that_came_out() -> None:
     assert_costs(federation, {"a": 0.4, "e": 0.6})
 
 
+def test_uniform_refuses_a_draw_without_the_largest_level() -> None:
+    """Nobody would train what only the global model has."""
+    with pytest.raises(
+        InputError, match=r"^seed 0 gives none of 2 clients level a, the largest of levels 'a-c-e'"
+    ):
+        federation_of("a-c-e", assignment="uniform", num_clients=2)
+
+
 def test_uniform_costs_what_the_drawn_levels_cost() -> None:
     federation = federation_of("a-c-e", assignment="uniform", num_clients=10)
     drawn = [federation.level(1, client) for client in range(10)]

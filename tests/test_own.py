@@ -121,6 +121,40 @@ def test_halves_of_different_sizes_are_refused(folder: Path) -> None:
         load_images("own-mine")
 
 
+@pytest.mark.parametrize("mode", ["I;16", "P", "1", "RGBA"])
+def test_images_that_are_neither_gray_nor_rgb_in_bytes_are_refused(folder: Path, mode: str) -> None:
+    """A palette's numbers are no brightness, and 16 bits would be cut."""
+    file = io.BytesIO()
+    Image.new(mode, (16, 16)).save(file, "PNG")
+    images = [encoded(PICTURES[0]), {"bytes": file.getvalue(), "path": None}]
+    pd.DataFrame({"image": images, "label": [0, 1]}).to_parquet(folder / "train.parquet")
+    write(folder, "test", [0])
+    with pytest.raises(InputError) as failure:
+        load_images("own-mine")
+    assert str(failure.value) == (
+        f"data file {folder / 'train.parquet'} has an image of Pillow's mode {mode!r}; allowed are 'L' "
+        "(gray) and 'RGB', a byte for each channel"
+    )
+
+
+def test_a_channel_that_is_the_same_everywhere_is_refused(folder: Path) -> None:
+    """Its standard deviation is zero."""
+    coloured = np.stack([PICTURES, PICTURES, np.full_like(PICTURES, 7)], axis=-1)
+    write(folder, "train", [0, 1], coloured)
+    write(folder, "test", [0], coloured)
+    with pytest.raises(
+        InputError, match=r"^dataset 'own-mine' has the same value everywhere in channel 2 of"
+    ):
+        load_images("own-mine")
+
+
+def test_images_that_are_too_small_for_the_network_are_refused_before_any_work(folder: Path) -> None:
+    write(folder, "train", [0, 1] * 6, PICTURES[:, :4, :4])
+    write(folder, "test", [0, 1, 0], PICTURES[:, :4, :4])
+    with pytest.raises(InputError, match=r"^arch 'cnn' cannot take examples of shape \(1, 4, 4\) \("):
+        Federation(run_params(dataset="own-mine", levels="d-e", num_clients=3))
+
+
 def test_an_own_model_is_built_by_its_address(module: str) -> None:
     model = build_model(f"{module}:Mine", width_rate=0.5, input_shape=(1, 16, 16))
     assert type(model).__name__ == "Mine"

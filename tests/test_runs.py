@@ -512,6 +512,26 @@ def test_outputs_that_cannot_be_written_are_found_before_any_work(
 
 
 @pytest.mark.usefixtures("outputs")
+@pytest.mark.parametrize(
+    ("name", "other"), [("versions", {"torch": "9"}), ("engine", "compiled"), ("own", {"train.parquet": "0"})]
+)
+def test_a_checkpoint_that_was_written_with_something_else_is_refused_and_stays(
+    interrupted: Callable[..., None], name: str, other: object
+) -> None:
+    """Its rounds and those to come would not be of one run."""
+    interrupted("run_round", 4)
+    path = checkpoint_path(PARAMS.run_id)
+    state = load_checkpoint(path)
+    state.origin[name] = other
+    save_checkpoint(path, state)
+    with pytest.raises(InputError) as failure:
+        train()
+    assert str(failure.value).startswith(f"checkpoint {path} was written with {name} {other}, and now it is ")
+    assert str(failure.value).endswith("; go on as before, or delete it to start the run anew")
+    assert load_checkpoint(path).round == 3
+
+
+@pytest.mark.usefixtures("outputs")
 def test_a_damaged_checkpoint_is_neither_used_nor_deleted() -> None:
     path = checkpoint_path(PARAMS.run_id)
     path.parent.mkdir(parents=True)

@@ -7,12 +7,13 @@ import pytest
 
 from heterofl_core.__main__ import main
 from heterofl_core.engines import Engine, engine_of
+from heterofl_core.equivalence import certificate_path, certified, is_current
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.records import read_record, read_rounds, record_path, write_run
 from heterofl_core.runs import execute
-from heterofl_core.verify import verify
+from heterofl_core.verify import verify, verify_stale
 
 PARAMS = run_params(
     dataset="digits", levels="d-e", num_clients=20, participation=0.1, rounds=4, milestones=[3], eval_every=2
@@ -110,3 +111,57 @@ def test_rounds_without_anything_to_compare_are_refused(rounds: int) -> None:
 def test_a_run_without_a_record_is_refused() -> None:
     with pytest.raises(InputError, match="run 'nothing' has no record in "):
         verify("nothing", None, ALONE)
+
+
+OLD = "0123456789abcdef"
+
+
+@pytest.fixture
+def stale(folder: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The record as older code would have made it, with a number of its curve changed by the parameter."""
+    record, rounds = read_record(record_path(RUN)), read_rounds(RUN)
+    other = rounds.copy()
+    other["global_accuracy"] += [request.param, 0, 0]
+    write_run(record | {"code_hash": OLD}, other)
+    yield
+    write_run(record, rounds)
+    certificate_path(OLD).unlink(missing_ok=True)
+    certified.cache_clear()
+
+
+@pytest.mark.parametrize("stale", [0.0], indirect=True)
+@pytest.mark.usefixtures("stale")
+def test_records_of_other_code_count_as_todays_if_no_digit_differs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = read_record(record_path(RUN))
+    assert not is_current(record)
+    assert main(["verify", "--stale"]) == 0
+    assert capsys.readouterr().out == f"code {OLD}: no digit differs; certified\n"
+    assert is_current(record)
+    assert main(["verify", "--stale"]) == 0
+    assert capsys.readouterr().out == "no record of this machine is stale\n"
+
+
+@pytest.mark.parametrize("stale", [0.5], indirect=True)
+@pytest.mark.usefixtures("stale")
+def test_they_stay_stale_if_one_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--stale"]) == 2
+    output = capsys.readouterr()
+    assert output.out == f"code {OLD}: differs in 1 runs\n"
+    assert output.err.endswith(f"heterofl_core: today's code gives other digits, such as in run {RUN}\n")
+    assert not is_current(read_record(record_path(RUN)))
+    assert not certificate_path(OLD).exists()
+
+
+@pytest.mark.parametrize("stale", [0.0], indirect=True)
+@pytest.mark.usefixtures("stale")
+def test_records_of_another_machine_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heterofl_core.verify.processor", lambda: "another processor")
+    assert verify_stale(ALONE) == {}
+    assert not is_current(read_record(record_path(RUN)))
+
+
+def test_a_number_of_rounds_is_for_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--stale", "--rounds", "2"]) == 2
+    assert capsys.readouterr().err == "heterofl_core: --rounds 2 is for one run, not for --stale\n"
