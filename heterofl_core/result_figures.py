@@ -6,7 +6,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from heterofl_core.figures import LEVEL_COLOURS, nothing_run, say_not_run
+from heterofl_core.figures import DASHES, LEVEL_COLOURS, MARKERS, nothing_run, say_not_run
 from heterofl_core.levels import LEVELS
 from heterofl_core.records import METRICS
 
@@ -66,6 +66,35 @@ def interpolation(points: pd.DataFrame, metric: str) -> Figure:
     ran = sorted(points.loc[points["whose"] == "ours", "schedule"].unique())
     if ran:
         figure.suptitle(f"schedule of ours: {'; '.join(ran)}", fontsize=10)
+    return figure
+
+
+def slices(points: pd.DataFrame, metric: str) -> Figure:
+    """A line for each pair of levels, in the smaller one's colour and the larger one's dash, over the share
+    of clients that have the larger one.
+
+    Args:
+        points: see `series.slices_by_share`.
+    """
+    if points.empty:
+        return nothing_run()
+    figure = Figure(figsize=(7.6, 3.4))
+    plot = figure.subplots()
+    for (large, small), line in points.groupby(["large", "small"]):
+        plot.errorbar(
+            line["share"],
+            line["value"],
+            line["half_width"],
+            color=LEVEL_COLOURS[str(small)],
+            linestyle=DASHES[LEVELS.index(str(large))],
+            marker=MARKERS[LEVELS.index(str(large))],
+            ms=4,
+            capsize=2,
+            label=f"slice of level {small}, others at {large}",
+        )
+    plot.set(xlim=(-5, 95), xlabel="clients at the larger level (%)", ylabel=METRICS[metric].axis)
+    plot.set_title(f"schedule: {'; '.join(sorted(points['schedule'].unique()))}", loc="left", fontsize=10)
+    plot.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -148,6 +148,31 @@ def side_by_side(sliced: dict[int, float], alone: dict[int, float], metric: str)
     }
 
 
+def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: str) -> pd.DataFrame:
+    """What the smaller of two levels can use, as more clients have the larger one for good.
+
+    Where nobody has it, that is the final model of the level alone; from there on the level's slice of the
+    final global model. All points have equally many rounds: as many as most mixes were run for.
+
+    Returns:
+        Columns `large`, `small`, `share` (percent of the clients at the larger level), `value`, `half_width`
+        (of the 95 % interval, NaN for one seed) and `schedule`; only pairs of which a mix was run.
+    """
+    runs = {(pair, tenths): mixed(dataset, partition, pair, tenths) for pair in PAIRS for tenths in range(10)}
+    rounds = usual_rounds(evidence, [run for (_, tenths), run in runs.items() if tenths])
+    rows = []
+    for ((large, small), tenths), run in runs.items():
+        if not (rounds and (answer := evidence.answer(run, rounds))):
+            continue
+        sliced = list(slices(answer, small, metric).values())
+        if values := sliced if tenths else answer.values(metric, "final"):
+            found = estimate(values)
+            rows.append((large, small, 10 * tenths, found.mean, found.half_width, answer.schedule))
+    points = pd.DataFrame(rows, columns=["large", "small", "share", "value", "half_width", "schedule"])
+    mixed_share = points.groupby(["large", "small"])["share"].transform("max")
+    return points[mixed_share > 0].reset_index(drop=True)
+
+
 def spendings(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
     """The evaluated rounds of single levels, and of each mixed with level e, beside what they cost so far.
 

@@ -280,6 +280,28 @@ def test_the_table_of_slices_counts_those_that_are_worse(recorded: Write) -> Non
     ]
 
 
+def test_slices_by_share_begin_with_the_level_alone_and_have_one_length() -> None:
+    """The final round of each; a pair of which no mix was run has no line."""
+    records = [
+        a_record(98.5, levels="e"),
+        a_mix(97.0, levels="d2-e8", assignment="fix"),
+        a_mix(93.0, levels="d2-e8", assignment="fix", seed=1),
+        a_mix(94.0, assignment="fix"),
+        a_mix(50.0, levels="d9-e1", assignment="fix", protocol="short"),
+        a_mix(96.0),  # drawn anew each round
+        a_record(99.0, levels="d"),
+    ]
+    points = series.slices_by_share(Evidence(records), "mnist", "iid", "global_accuracy")
+    columns = ["large", "small", "share", "value", "schedule"]
+    assert points[columns].to_numpy().tolist() == [
+        ["d", "e", 0, 97.5, "paper"],
+        ["d", "e", 20, 95.0, "paper"],
+        ["d", "e", 50, 94.0, "paper"],
+    ]
+    assert points["half_width"].notna().tolist() == [False, True, False]
+    assert series.slices_by_share(Evidence([]), "mnist", "iid", "global_accuracy").empty
+
+
 def test_what_accuracy_costs_counts_both_ways_and_no_pauses(recorded: Write) -> None:
     record = a_record(levels="e")
     columns = {

@@ -69,6 +69,24 @@ def test_a_panel_for_each_larger_level_shows_its_own_pairs() -> None:
     ]
 
 
+def test_slices_have_the_smaller_levels_colour_and_the_larger_ones_dash() -> None:
+    rows = [("c", "e", 10, 97.0), ("c", "e", 90, 94.0), ("d", "e", 50, 96.0)]
+    points = pd.DataFrame(rows, columns=["large", "small", "share", "value"])
+    figure = result_figures.slices(
+        points.assign(half_width=float("nan"), schedule="paper"), "global_accuracy"
+    )
+    (plot,) = figure.axes
+    containers: Any = plot.containers
+    lines = [container.lines[0] for container in containers]
+    assert [points_of(line) for line in lines] == [[[10, 97], [90, 94]], [[50, 96]]]
+    assert {to_hex(line.get_color()) for line in lines} == {LEVEL_COLOURS["e"].lower()}
+    assert len({line.get_linestyle() for line in lines} | {line.get_marker() for line in lines}) == 4
+    assert plot.get_title(loc="left") == "schedule: paper"
+    assert axis_labels(figure) == [("clients at the larger level (%)", METRICS["global_accuracy"].axis)]
+    nothing = result_figures.slices(points.iloc[:0].assign(half_width=[], schedule=[]), "perplexity")
+    assert words(nothing.axes[0]) == ["not run"]
+
+
 def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_the_smaller_levels_colour() -> None:
     figure = result_figures.interpolation(POINTS, "global_accuracy")
     assert figure.get_suptitle() == "schedule of ours: short, 20 rounds"
