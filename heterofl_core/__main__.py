@@ -235,13 +235,13 @@ def verify(options: argparse.Namespace) -> None:
     if options.stale:
         if options.rounds is not None:
             raise InputError(f"--rounds {options.rounds} is for one run, not for --stale")
-        differing = verify_stale(Execution())
-        for then, runs in differing.items():
-            print(f"code {then}: {f'differs in {len(runs)} runs' if runs else 'no digit differs; certified'}")
-        if not differing:
-            print("no record of this machine is stale")
-        if first := next((runs[0] for runs in differing.values() if runs), None):
-            raise InputError(f"today's code gives other digits, such as in run {first}")
+        differing = []
+        for run_id, rounds, differences in verify_stale(Execution()):
+            print(f"{run_id}: {rounds} rounds, {differences or 'no'} numbers differ", flush=True)
+            differing += [run_id] if differences else []
+        if differing:
+            raise InputError(f"today's code gives other numbers, as in {differing[0]}; its like stay stale")
+        print("all records of this machine and these versions count as today's")
         return
     found = verify(options.run, options.rounds, Execution())
     print(found.curve.to_string(index=False))

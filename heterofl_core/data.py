@@ -198,14 +198,15 @@ def read_images(paths: Sequence[Path], column: str, rows: int | None = None) -> 
         Pixels of shape (rows, channels, height, width) and labels of shape (rows,).
 
     Raises:
-        InputError: a file is missing or damaged, its images are neither gray nor RGB in bytes, or there is
-            another number of rows.
+        InputError: a file is missing or damaged, its images are neither gray nor RGB in bytes or are not
+            alike, or there is another number of rows.
     """
     pixels, labels = [], []
     for path in paths:
         table = read_parquet(path, [column, "label"])
         try:
             images = [decode(image["bytes"], path) for image in table[column]]
+            check_shapes(images, path)
             pixels.append(np.stack(images).reshape(len(images), *images[0].shape[:2], -1))
             labels.append(table["label"].to_numpy(np.int64))
         except InputError:
@@ -236,6 +237,15 @@ def decode(encoded: bytes, path: Path) -> np.ndarray:
                 "'RGB', a byte for each channel"
             )
         return np.asarray(image)
+
+
+def check_shapes(images: Sequence[np.ndarray], path: Path) -> None:
+    """Raises an `InputError` unless all images of a file are alike in size and channels."""
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) > 1:
+        raise InputError(
+            f"data file {path} has images of shape {shapes[0]} and of shape {shapes[1]}; they must be alike"
+        )
 
 
 def read_parquet(path: Path, columns: list[str]) -> "pd.DataFrame":

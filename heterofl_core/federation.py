@@ -90,10 +90,13 @@ class Federation:
         """The model takes examples of the data's size; nothing is computed."""
         try:
             self.mean_cost()
+        except InputError:
+            raise
         except (RuntimeError, ValueError) as error:  # torch raises both
-            shape, reason = tuple(self.task.example.shape[1:]), str(error).splitlines()[0]
+            arch, norm, shape = self.params.arch, self.params.norm, tuple(self.task.example.shape[1:])
             raise InputError(
-                f"arch {self.params.arch!r} cannot take examples of shape {shape} ({reason})"
+                f"arch {arch!r} with norm {norm!r} cannot take examples of shape {shape} ({error}); give "
+                "larger ones, or another arch or norm"
             ) from error
 
     def assign_levels(self) -> list[str] | None:

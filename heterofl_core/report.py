@@ -9,12 +9,10 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from heterofl_core.equivalence import is_current
 from heterofl_core.evidence import Evidence, state
 from heterofl_core.levels import Mix
 from heterofl_core.paper import BASELINES, CELLS, paper_value
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.provenance import code_hash
 from heterofl_core.records import METRICS, all_records, read_rounds, results_table
 from heterofl_core.status import STATES
 from heterofl_core.tables import printed, run_link, searchable
@@ -59,8 +57,9 @@ COLUMNS = {
 
 
 def results(records: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
-    """Finished runs, all unless given, one row each; see `records.results_table`."""
-    return results_table(all_records() if records is None else records)
+    """Finished runs, all unless given, one row each: `records.results_table` and the `state` of the code."""
+    found = all_records() if records is None else records
+    return results_table(found).assign(state=[state(record) for record in found])
 
 
 def each_run(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -104,7 +103,7 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
             "metric": metric,
             "best": run[f"best_{metric}"],
             "final": run[f"final_{metric}"],
-            "state": state(run),
+            "state": run["state"],
             "paper": paper_value(params_of(run), metric),
         }
         for run in each_run(runs)
@@ -234,15 +233,7 @@ def how_it_ran(record: Mapping[str, Any]) -> str:
         f"up to {record['peak_memory_mb']} MB of memory\n"
         f"code {record['code_hash']}, commit {str(record['git_commit'])[:12]}"
         f"{' with uncommitted changes' if record['git_dirty'] else ''}"
-        f"{same_digits(record)}"
     )
-
-
-def same_digits(record: Mapping[str, Any]) -> str:
-    """What to add about a record that other code made, if that code gave the same."""
-    if record["code_hash"] == code_hash() or not is_current(record):
-        return ""
-    return f"\ncertified: today's code {code_hash()} gives the same digits"
 
 
 def title_of(params: Mapping[str, Any]) -> str:

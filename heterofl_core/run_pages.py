@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from heterofl_core import figures, report
+from heterofl_core.equivalence import is_certified
 from heterofl_core.evidence import MARKS, state
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records, read_rounds
@@ -20,6 +21,10 @@ STATES = {
     "uncommitted": f"{MARKS['uncommitted']} It was made with code that was not committed.",
     "stale": f"{MARKS['stale']} Other code made it; today's might give something else.",
 }
+CERTIFIED = (
+    "Other code made it. Today's gave the same digits in all runs that were compared, which have each of its "
+    "settings between them."
+)
 
 
 def run_pages() -> Iterator[tuple[str, str, str]]:
@@ -33,7 +38,7 @@ def body(record: Mapping[str, Any]) -> str:
     params = RunParams.model_validate(record["params"])
     parts = [
         f"<h1>{html.escape(report.title_of(record['params']))}</h1>",
-        f"<p>{STATES[state(record)]}</p>",
+        f"<p>{CERTIFIED if is_certified(record) else STATES[state(record)]}</p>",
         heading("Results"),
         table(report.metrics_of(record)),
         *sub_models(record),

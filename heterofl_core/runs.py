@@ -110,10 +110,10 @@ def start(federation: Federation, checkpoint: Path, engine: Engine) -> RunState:
     """
     params = federation.params
     origin = {
-        "versions": provenance()["versions"],
         "engine": engine.name,
         "device": engine.device,
-        **fingerprints(params.dataset, params.arch),
+        **provenance()["versions"],
+        **fingerprints(params.dataset, params.arch).get("own", {}),
     }
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)

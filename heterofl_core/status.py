@@ -22,8 +22,8 @@ from heterofl_core.records import (
 )
 
 STATES = {
-    "done": "has a record that today's code would make again",
-    "stale": "has a record of other code",
+    "done": "has a record of today's code, or of code that is certified to give the same",
+    "stale": "has a record of other code, which may give something else",
     "damaged": "has a record that was changed or cut short; counts as done until a person decides",
     "running": "a process executes it now",
     "failed": "ended with an error; the executed notebook holds the traceback",
@@ -84,9 +84,9 @@ def recorded(params: RunParams) -> RunStatus:
     """The status of a run that has a record."""
     try:
         record = read_record(record_path(params.run_id))
-        stale = not is_current(record)
     except InputError as error:
         return RunStatus(params, "damaged", str(error), params.rounds)
+    stale = not is_current(record)
     detail = f"made by code {record['code_hash']}" if stale else ""
     return RunStatus(params, "stale" if stale else "done", detail, params.rounds)
 

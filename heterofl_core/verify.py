@@ -2,6 +2,7 @@
 
 import io
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,19 @@ from tqdm import tqdm
 
 from heterofl_core.checkpoints import RunState
 from heterofl_core.engines import engine_of
-from heterofl_core.equivalence import certify, is_current, samples
+from heterofl_core.equivalence import (
+    certificate_path,
+    certified,
+    certify,
+    engine_of_record,
+    is_current,
+    samples,
+)
 from heterofl_core.errors import InputError
 from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams
-from heterofl_core.provenance import processor, provenance
+from heterofl_core.provenance import provenance
 from heterofl_core.records import MEASURED, all_records, read_record, read_rounds, record_path, rounds_text
 from heterofl_core.runs import advance
 
@@ -38,11 +46,13 @@ class Verification:
     @property
     def differences(self) -> pd.DataFrame:
         """The rows of `curve` that differ."""
-        return self.curve[self.curve["recorded"] != self.curve["found"]]
+        then, now = self.curve["recorded"], self.curve["found"]
+        return self.curve[then.ne(now) & ~(then.isna() & now.isna())]  # NaN: the run diverged, both times
 
 
 def verify(run_id: str, rounds: int | None, execution: Execution) -> Verification:
-    """Executes the first rounds of a finished run again and compares its curve, digit by digit.
+    """Executes the first rounds of a finished run again and compares its curve, digit by digit; after the
+    last round the slices of the final model, too.
 
     It takes the engine that the record names: two engines agree up to rounding only.
 
@@ -63,39 +73,48 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
         )
     federation = Federation(RunParams(**record["params"]))
     state = RunState(federation.initial_weights(), round=0, rows=[])
-    engine = engine_of(federation.params, execution.model_copy(update={"engine": record["engine"]}))
+    engine = engine_of(federation.params, execution.model_copy(update={"engine": engine_of_record(record)}))
     with backend(execution) as workers:
         for _ in tqdm(range(rounds), unit="round", desc=run_id):
             advance(federation, state, engine.processes(workers), engine)
-    found = pd.read_csv(io.StringIO(rounds_text(pd.DataFrame(state.rows))))
-    now = provenance()
+        curve = [side_by_side_curves(recorded[recorded["round"] <= rounds], curve_of(state))]
+        if rounds == record["rounds_done"] and "sub_models" in record:
+            now = federation.evaluate_sub_models(state.weights, engine.processes(workers), engine)
+            curve.append(side_by_side_slices(rounds, record["sub_models"], now))
     return Verification(
         rounds,
-        side_by_side_curves(recorded[recorded["round"] <= rounds], found),
-        {name: (record[name], value) for name, value in now.items() if record[name] != value},
+        pd.concat(curve, ignore_index=True),
+        {name: (record[name], value) for name, value in provenance().items() if record[name] != value},
     )
 
 
-def verify_stale(execution: Execution) -> dict[str, list[str]]:
-    """Compares today's code with older code that made records here, by a few of its runs; see `equivalence`.
+def verify_stale(execution: Execution) -> Iterator[tuple[str, int, int]]:
+    """Compares today's code with older code that made records, by a few of its runs; see `equivalence`.
 
-    Returns:
-        For each hash of older code the runs that differ. Where there is none, a certificate was written.
-        Records of other machines are left out: there, the last digits may differ anyway.
+    A comparison is kept as soon as it is done. Records of another machine or other versions are left out:
+    there, the last digits may differ anyway.
+
+    Yields:
+        Of each comparison the run id, the rounds, and how many numbers differ.
     """
+    here = provenance()
     by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in all_records():
-        if record["device"] == processor() and not is_current(record):
+        same = all(record[name] == here[name] for name in ("versions", "device"))
+        if same and not is_current(record):
             by_code[record["code_hash"]].append(record)
-    differing: dict[str, list[str]] = {}
     for then, records in by_code.items():
-        compared = samples(records)
-        found = {record["run_id"]: verify(record["run_id"], None, execution) for record in compared}
-        differing[then] = [run_id for run_id, one in found.items() if len(one.differences)]
-        if not differing[then]:
-            rounds = {run_id: one.rounds for run_id, one in found.items()}
-            certify(then, rounds, compared, provenance())
-    return differing
+        for sample, rounds in samples(records, certified(certificate_path(then))):
+            differences = len(verify(sample["run_id"], rounds, execution).differences)
+            certify(sample, rounds, differences)
+            yield sample["run_id"], rounds, differences
+            if differences:
+                break  # nothing can be certified any more
+
+
+def curve_of(state: RunState) -> pd.DataFrame:
+    """The curve so far, with the digits that `rounds.csv` has."""
+    return pd.read_csv(io.StringIO(rounds_text(pd.DataFrame(state.rows))))
 
 
 def side_by_side_curves(recorded: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
@@ -104,3 +123,17 @@ def side_by_side_curves(recorded: pd.DataFrame, found: pd.DataFrame) -> pd.DataF
     columns = {"recorded": recorded[kept], "found": found.reindex(columns=kept)}
     long = {name: curve.melt("round", var_name="column") for name, curve in columns.items()}
     return long["recorded"].rename(columns={"value": "recorded"}).assign(found=long["found"]["value"])
+
+
+Slices = Mapping[str, Mapping[str, float]]
+"""Metrics of each level's slice; see `Federation.evaluate_sub_models`."""
+
+
+def side_by_side_slices(round: int, recorded: Slices, found: Slices) -> pd.DataFrame:
+    """The slices of two final models in the same form."""
+    rows = [
+        (round, f"{metric} of slice {level}", value, found.get(level, {}).get(metric))
+        for level, metrics in recorded.items()
+        for metric, value in metrics.items()
+    ]
+    return pd.DataFrame(rows, columns=["round", "column", "recorded", "found"])

@@ -92,7 +92,7 @@ def test_a_gpu_belongs_to_one_process() -> None:
 # What is refused
 
 
-def test_tensor_float_32_is_refused_where_it_would_silently_be_float32() -> None:
+def test_tensor_float_32_is_refused_on_a_cpu_where_it_would_silently_be_float32() -> None:
     params = run_params(dataset="digits", levels="e", precision="tf32")
     with pytest.raises(
         InputError, match=r"^precision 'tf32' needs device cuda; on device 'cpu' fp32 and bf16"

@@ -7,18 +7,26 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from heterofl_core import equivalence
-from heterofl_core.equivalence import certificate_path, certify, is_current, samples, traits
+from heterofl_core import run_pages
+from heterofl_core.equivalence import (
+    certificate_path,
+    certified,
+    certify,
+    is_certified,
+    is_current,
+    samples,
+    traits,
+)
 from heterofl_core.errors import InputError
 from heterofl_core.evidence import state
 from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import write_run
-from heterofl_core.report import how_it_ran
+from heterofl_core.report import results, table_of_runs
 from heterofl_core.status import status_of
 
 OLD = "0123456789abcdef"
-ORIGIN = {"versions": {"torch": "9"}, "device": "a processor"}
+WHOLE = 200  # rounds of a run here
 
 pytestmark = pytest.mark.usefixtures("outputs")
 
@@ -33,32 +41,50 @@ def a_record(seconds: float = 10.0, engine: str = "plain", **settings: Any) -> d
         "git_dirty": False,
         "git_commit": "abc",
         "engine": engine,
+        "versions": {"torch": "9"},
         "device": "a processor",
         "seconds": seconds,
         "training_seconds": seconds,
         "evaluation_seconds": 0.0,
         "peak_memory_mb": 1,
         "workers": 1,
+        "metrics": {
+            "best_global_accuracy": 99.0,
+            "best_global_accuracy_round": 5,
+            "final_global_accuracy": 99.0,
+        },
+        "cost": {},
+        "sub_models": {"e": {"global_accuracy": 97.0}} if "-" in params.levels else {},
         "rounds_done": params.rounds,
     }
 
 
 def certified_by(*records: dict[str, Any]) -> Path:
-    """A certificate that rests on some runs."""
-    certify(OLD, {record["run_id"]: 5 for record in records}, records, ORIGIN)
+    """A certificate that rests on whole runs."""
+    for record in records:
+        certify(record, record["rounds_done"], differences=0)
     return certificate_path(OLD)
 
 
+# What a certificate covers
+
+
 def test_a_record_of_todays_code_needs_no_certificate() -> None:
-    assert is_current(a_record() | {"code_hash": code_hash()})
+    today = a_record() | {"code_hash": code_hash()}
+    assert is_current(today)
+    assert not is_certified(today)
     assert not is_current(a_record())
 
 
-def test_a_certificate_covers_what_is_like_the_runs_that_it_rests_on() -> None:
+def test_it_covers_what_is_like_the_runs_that_it_rests_on() -> None:
     """Another seed, another length and other shares take the same way through the code."""
     certified_by(a_record())
-    for like in (a_record(seed=7), a_record(protocol="short"), a_record(levels="d2-e8"), a_record(rounds=3)):
-        assert is_current(like)
+    for like in (
+        a_record(seed=7),
+        a_record(protocol="short"),
+        a_record(levels="d2-e8", assignment="dynamic"),
+    ):
+        assert is_certified(like)
         assert state(like) == "current"
 
 
@@ -71,6 +97,8 @@ def test_a_certificate_covers_what_is_like_the_runs_that_it_rests_on() -> None:
         {"scaler": False},
         {"partition": "non-iid-2"},
         {"precision": "bf16"},
+        {"batch_size": 20},
+        {"clip_norm": 2.0},
         {"dataset": "cifar10"},
         {"engine": "compiled"},
     ],
@@ -82,54 +110,114 @@ def test_it_covers_nothing_else(settings: dict[str, Any]) -> None:
 
 
 def test_nor_another_machine_nor_another_code() -> None:
-    certified_by(a_record())
+    path = certified_by(a_record())
     assert not is_current(a_record() | {"device": "another processor"})
     assert not is_current(a_record() | {"code_hash": "fedcba9876543210"})
+    path.rename(certificate_path("fedcba9876543210"))
+    certified.cache_clear()
+    with pytest.raises(
+        InputError, match=r"is not what was written there; restore it from git, or delete it$"
+    ):
+        is_current(a_record() | {"code_hash": "fedcba9876543210"})
 
 
-def test_a_setting_counts_for_the_network_that_it_was_compared_with() -> None:
-    certified_by(a_record(norm="gn"), a_record(dataset="cifar10"))
-    assert is_current(a_record(norm="gn"))
-    assert not is_current(a_record(dataset="cifar10", norm="gn"))
-    assert "preresnet18: norm gn" not in traits(a_record(norm="gn"))
+def test_a_setting_counts_with_its_network_engine_and_precision() -> None:
+    """Together they decide on the programs that are executed."""
+    certified_by(a_record(levels="c", norm="gn"), a_record(levels="e", engine="compiled"), a_record())
+    assert is_current(a_record(levels="e"))
+    assert not is_current(a_record(levels="c", engine="compiled"))
+    certified_by(a_record(dataset="cifar10", levels="c"))
+    assert not is_current(a_record(dataset="cifar10", levels="c", norm="gn"))
 
 
-def test_a_certificate_is_added_to() -> None:
+def test_without_a_run_to_its_end_it_covers_nothing() -> None:
+    """Milestones, and what is judged after the last round, were not compared."""
+    certify(a_record(), rounds=5, differences=0)
+    assert not is_current(a_record())
+    certify(a_record(seed=1), WHOLE, differences=0)
+    assert is_current(a_record())
+
+
+def test_one_number_that_differs_voids_it() -> None:
+    certified_by(a_record(), a_record(norm="gn"))
+    certify(a_record(norm="ln"), rounds=5, differences=1)
+    assert not any(is_current(a_record(norm=norm)) for norm in ("sbn", "gn", "ln"))
+
+
+def test_older_records_have_the_defaults_of_what_they_do_not_name() -> None:
+    old = a_record()
+    old["params"] = {name: value for name, value in old["params"].items() if name != "precision"}
+    del old["engine"]
+    assert traits(old) == traits(a_record())
+
+
+def test_it_keeps_what_was_compared() -> None:
     first, second = a_record(), a_record(norm="gn")
-    certified_by(first)
-    content = json.loads(certified_by(second).read_text())
-    assert content["rounds_compared"] == {first["run_id"]: 5, second["run_id"]: 5}
-    assert (content["then"], content["device"]) == (OLD, "a processor")
-    assert is_current(first)
-    assert is_current(second)
-
-
-def test_samples_are_the_shortest_runs_in_which_each_trait_occurs() -> None:
-    short, long = a_record(seconds=10.0), a_record(seconds=20.0, seed=1)
-    masked, all_levels = a_record(seconds=15.0, masked_loss="detach"), a_record(30.0, levels="a-b-c-d-e")
-    assert samples([all_levels, long, masked, short]) == [short, masked, all_levels]
-    both = a_record(seconds=40.0, levels="a-b-c-d-e", masked_loss="detach")
-    assert samples([both, all_levels, masked, short]) == [short, masked, all_levels]
+    certify(first, rounds=5, differences=0)
+    certify(second, rounds=10, differences=0)
+    content = json.loads(certificate_path(OLD).read_text())
+    assert (content["then"], content["now"]) == (OLD, code_hash())
+    kept = content["comparisons"]
+    assert {run: one["rounds"] for run, one in kept.items()} == {first["run_id"]: 5, second["run_id"]: 10}
+    assert kept[first["run_id"]]["versions"] == {"torch": "9"}
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "another layout"])
-def test_a_damaged_certificate_is_named_and_nothing_rests_on_it(damage: str) -> None:
-    path = certified_by(a_record())
+def test_a_damaged_certificate_stops_whoever_would_rest_on_it(damage: str) -> None:
+    record = a_record()
+    write_run(record, pd.DataFrame({"round": [WHOLE]}))
+    path = certified_by(record)
     text = path.read_text()
     path.write_text({"changed": text.replace("norm sbn", "norm gn"), "cut": text[:-9]}.get(damage, "{}"))
-    equivalence.certified.cache_clear()
-    with pytest.raises(
-        InputError, match=rf"^certificate {path} (is damaged|was changed) .*restore it from git"
-    ):
-        is_current(a_record())
+    certified.cache_clear()
+    for look in (is_current, state, lambda _: status_of(run_params(dataset="mnist", levels="d-e"))):
+        with pytest.raises(InputError, match=rf"^certificate {path} .*; restore it from git, or delete it$"):
+            look(record)
 
 
-def test_the_status_and_the_page_of_a_record_follow_its_certificate() -> None:
+# Which runs are compared
+
+
+def test_the_shortest_run_of_several_levels_is_compared_to_its_end_and_others_begun() -> None:
+    alone, short, long = a_record(5.0, levels="e"), a_record(10.0), a_record(20.0, seed=1)
+    masked, all_levels = a_record(15.0, masked_loss="detach"), a_record(30.0, levels="a-b-c-d-e")
+    chosen = samples([all_levels, long, masked, short, alone])
+    assert chosen == [(short, WHOLE), (alone, 5), (masked, 5), (all_levels, 5)]
+
+
+def test_the_cheapest_comparison_comes_first_not_the_shortest_run() -> None:
+    """A look after each round makes a comparison short."""
+    rare, often = a_record(10.0, levels="e", eval_every=50), a_record(30.0, levels="e", eval_every=1)
+    mix = a_record(1.0)
+    assert samples([rare, often, mix]) == [(mix, WHOLE), (often, 1)]
+
+
+def test_what_was_compared_before_is_not_compared_again() -> None:
+    first, second = a_record(10.0), a_record(20.0, norm="gn")
+    certified_by(first)
+    assert samples([first, second], certified(certificate_path(OLD))) == [(second, 5)]
+
+
+def test_each_network_has_a_run_to_its_end() -> None:
+    perceptron = a_record(7.0, levels="a", method="fedavg", arch="mlp")
+    assert samples([a_record(10.0), perceptron]) == [(a_record(10.0), WHOLE), (perceptron, WHOLE)]
+
+
+# What a reader sees
+
+
+def test_status_tables_and_pages_follow_a_certificate() -> None:
     record = a_record()
+    curve = pd.DataFrame({"round": [WHOLE], "lr": [0.1], "train_loss": [0.1], "global_accuracy": [9.0]})
+    write_run(record, curve)
     params = run_params(dataset="mnist", levels="d-e")
-    write_run(record, pd.DataFrame({"round": [200]}))
     assert status_of(params).state == "stale"
-    assert "certified" not in how_it_ran(record)
+    assert "stale" in table_of_runs(results()).to_html()
     certified_by(record)
     assert status_of(params).state == "done"
-    assert how_it_ran(record).endswith(f"certified: today's code {code_hash()} gives the same digits")
+    table = table_of_runs(results()).to_html()
+    assert "current" in table
+    assert "stale" not in table
+    assert run_pages.CERTIFIED in run_pages.body(record)
+    today = record | {"code_hash": code_hash()}
+    assert run_pages.CERTIFIED not in run_pages.body(today)

@@ -137,6 +137,20 @@ def test_images_that_are_neither_gray_nor_rgb_in_bytes_are_refused(folder: Path,
     )
 
 
+@pytest.mark.parametrize("other", [PICTURES[0, :8], np.stack([PICTURES[0]] * 3, axis=-1)])
+def test_images_that_are_not_alike_in_size_and_channels_are_refused(folder: Path, other: np.ndarray) -> None:
+    images = [encoded(PICTURES[0]), encoded(other)]
+    pd.DataFrame({"image": images, "label": [0, 1]}).to_parquet(folder / "train.parquet")
+    write(folder, "test", [0])
+    with pytest.raises(InputError) as failure:
+        load_images("own-mine")
+    first, second = sorted([PICTURES[0].shape, other.shape])
+    assert str(failure.value) == (
+        f"data file {folder / 'train.parquet'} has images of shape {first} and of shape {second}; "
+        "they must be alike"
+    )
+
+
 def test_a_channel_that_is_the_same_everywhere_is_refused(folder: Path) -> None:
     """Its standard deviation is zero."""
     coloured = np.stack([PICTURES, PICTURES, np.full_like(PICTURES, 7)], axis=-1)
@@ -151,7 +165,7 @@ def test_a_channel_that_is_the_same_everywhere_is_refused(folder: Path) -> None:
 def test_images_that_are_too_small_for_the_network_are_refused_before_any_work(folder: Path) -> None:
     write(folder, "train", [0, 1] * 6, PICTURES[:, :4, :4])
     write(folder, "test", [0, 1, 0], PICTURES[:, :4, :4])
-    with pytest.raises(InputError, match=r"^arch 'cnn' cannot take examples of shape \(1, 4, 4\) \("):
+    with pytest.raises(InputError, match=r"^arch 'cnn' with norm 'sbn' cannot take .* \(1, 4, 4\) \("):
         Federation(run_params(dataset="own-mine", levels="d-e", num_clients=3))
 
 

@@ -39,6 +39,7 @@ def a_run(seconds: float = 1.0, **settings: Any) -> dict[str, Any]:
         "seconds": seconds,
         "code_hash": code_hash(),
         "git_dirty": False,
+        "state": "current",
     }
 
 
@@ -297,8 +298,13 @@ def test_runs_are_in_order_of_data_partition_variation_levels_and_seed() -> None
         ({"code_hash": "0123456789abcdef", "git_dirty": True}, "stale"),
     ],
 )
-def test_a_record_of_other_code_is_stale(changes: dict[str, Any], expected: str) -> None:
-    assert report.beside_paper(pd.DataFrame([a_run() | changes]))["state"].tolist() == [expected]
+@pytest.mark.usefixtures("outputs")
+def test_the_state_of_the_code_is_that_of_the_record(changes: dict[str, Any], expected: str) -> None:
+    params = run_params(dataset="mnist", levels="e").model_dump(mode="json")
+    record = {"run_id": "run", "params": params, "metrics": {}, "cost": {}}
+    code = {"code_hash": code_hash(), "git_dirty": False}
+    assert report.results([record | code | changes])["state"].tolist() == [expected]
+    assert report.beside_paper(pd.DataFrame([a_run() | {"state": expected}]))["state"].tolist() == [expected]
 
 
 # For people

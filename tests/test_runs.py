@@ -513,7 +513,7 @@ def test_outputs_that_cannot_be_written_are_found_before_any_work(
 
 @pytest.mark.usefixtures("outputs")
 @pytest.mark.parametrize(
-    ("name", "other"), [("versions", {"torch": "9"}), ("engine", "compiled"), ("own", {"train.parquet": "0"})]
+    ("name", "other"), [("torch", "9"), ("engine", "compiled"), ("train.parquet", "0123")]
 )
 def test_a_checkpoint_that_was_written_with_something_else_is_refused_and_stays(
     interrupted: Callable[..., None], name: str, other: object

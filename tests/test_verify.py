@@ -1,19 +1,21 @@
 """Verifying a record: the first rounds again, compared digit by digit."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from heterofl_core.__main__ import main
 from heterofl_core.engines import Engine, engine_of
-from heterofl_core.equivalence import certificate_path, certified, is_current
+from heterofl_core.equivalence import certificate_path, certified, is_certified, is_current
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.records import read_record, read_rounds, record_path, write_run
 from heterofl_core.runs import execute
-from heterofl_core.verify import verify, verify_stale
+from heterofl_core.verify import Verification, verify, verify_stale
 
 PARAMS = run_params(
     dataset="digits", levels="d-e", num_clients=20, participation=0.1, rounds=4, milestones=[3], eval_every=2
@@ -113,52 +115,77 @@ def test_a_run_without_a_record_is_refused() -> None:
         verify("nothing", None, ALONE)
 
 
+def test_after_the_last_round_slices_are_compared_too() -> None:
+    found = verify(RUN, 4, ALONE)
+    assert set(found.curve["round"]) == {2, 3, 4}
+    slices = {"global_accuracy of slice e", "local_accuracy of slice e"}
+    assert slices < set(found.curve["column"])
+    assert found.differences.empty
+    record, rounds = read_record(record_path(RUN)), read_rounds(RUN)
+    write_run(record | {"sub_models": {"e": {"global_accuracy": 1.0}}}, rounds)
+    assert verify(RUN, 4, ALONE).differences["column"].tolist() == ["global_accuracy of slice e"]
+    write_run(record, rounds)
+
+
+def test_a_run_that_diverged_both_times_does_not_differ() -> None:
+    curve = pd.DataFrame({"recorded": [math.nan, math.nan, 1.0], "found": [math.nan, 1.0, 1.0]})
+    assert Verification(1, curve, {}).differences.index.tolist() == [1]
+
+
+# Older code
+
+
 OLD = "0123456789abcdef"
 
 
 @pytest.fixture
 def stale(folder: Path, request: pytest.FixtureRequest) -> Iterator[None]:
-    """The record as older code would have made it, with a number of its curve changed by the parameter."""
+    """The record as older code would have made it, with some of its content changed by the parameter, and the
+    first number of its curve by the difference.
+    """
     record, rounds = read_record(record_path(RUN)), read_rounds(RUN)
+    changes, difference = request.param
     other = rounds.copy()
-    other["global_accuracy"] += [request.param, 0, 0]
-    write_run(record | {"code_hash": OLD}, other)
+    other["global_accuracy"] += [difference, 0, 0]
+    write_run(record | {"code_hash": OLD} | changes, other)
     yield
     write_run(record, rounds)
     certificate_path(OLD).unlink(missing_ok=True)
     certified.cache_clear()
 
 
-@pytest.mark.parametrize("stale", [0.0], indirect=True)
+@pytest.mark.parametrize("stale", [({}, 0.0)], indirect=True)
 @pytest.mark.usefixtures("stale")
 def test_records_of_other_code_count_as_todays_if_no_digit_differs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    record = read_record(record_path(RUN))
-    assert not is_current(record)
+    assert not is_current(read_record(record_path(RUN)))
     assert main(["verify", "--stale"]) == 0
-    assert capsys.readouterr().out == f"code {OLD}: no digit differs; certified\n"
-    assert is_current(record)
+    last = "all records of this machine and these versions count as today's\n"
+    assert capsys.readouterr().out == f"{RUN}: 4 rounds, no numbers differ\n{last}"
+    assert is_certified(read_record(record_path(RUN)))
     assert main(["verify", "--stale"]) == 0
-    assert capsys.readouterr().out == "no record of this machine is stale\n"
+    assert capsys.readouterr().out == last
 
 
-@pytest.mark.parametrize("stale", [0.5], indirect=True)
+@pytest.mark.parametrize("stale", [({}, 0.5)], indirect=True)
 @pytest.mark.usefixtures("stale")
 def test_they_stay_stale_if_one_differs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--stale"]) == 2
     output = capsys.readouterr()
-    assert output.out == f"code {OLD}: differs in 1 runs\n"
-    assert output.err.endswith(f"heterofl_core: today's code gives other digits, such as in run {RUN}\n")
+    assert output.out == f"{RUN}: 4 rounds, 1 numbers differ\n"
+    assert output.err.splitlines()[-1] == (
+        f"heterofl_core: today's code gives other numbers, as in {RUN}; its like stay stale"
+    )
     assert not is_current(read_record(record_path(RUN)))
-    assert not certificate_path(OLD).exists()
 
 
-@pytest.mark.parametrize("stale", [0.0], indirect=True)
+@pytest.mark.parametrize(
+    "stale", [({"device": "another"}, 0.0), ({"versions": {"torch": "9"}}, 0.0)], indirect=True
+)
 @pytest.mark.usefixtures("stale")
-def test_records_of_another_machine_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofl_core.verify.processor", lambda: "another processor")
-    assert verify_stale(ALONE) == {}
+def test_records_of_another_machine_or_other_versions_are_left_out() -> None:
+    assert list(verify_stale(ALONE)) == []
     assert not is_current(read_record(record_path(RUN)))
 
 
