@@ -235,13 +235,16 @@ def verify(options: argparse.Namespace) -> None:
     if options.stale:
         if options.rounds is not None:
             raise InputError(f"--rounds {options.rounds} is for one run, not for --stale")
-        differing = []
-        for run_id, rounds, differences in verify_stale(Execution()):
-            print(f"{run_id}: {rounds} rounds, {differences or 'no'} numbers differ", flush=True)
-            differing += [run_id] if differences else []
-        if differing:
-            raise InputError(f"today's code gives other numbers, as in {differing[0]}; its like stay stale")
-        print("all records of this machine and these versions count as today's")
+        other = []
+        for one in verify_stale(Execution()):
+            what = one.hindrance or f"{one.rounds} rounds, {one.differences or 'no'} numbers differ"
+            print(f"{one.run_id}: {what}", flush=True)
+            other += [one.run_id] if one.differences or one.hindrance else []
+        if other:
+            raise InputError(
+                f"today's code does not give the same as before in {other[0]}; its like stay stale"
+            )
+        print("today's code gives the same as all code whose records could be compared here")
         return
     found = verify(options.run, options.rounds, Execution())
     print(found.curve.to_string(index=False))

@@ -12,8 +12,9 @@ Nothing here needs torch.
 
 import functools
 import json
+import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from heterofl_core.folders import outputs_folder
 from heterofl_core.levels import Mix
 from heterofl_core.params import RunParams
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import digest
+from heterofl_core.records import digest, read_record, record_path
 
 Record = Mapping[str, Any]
+Comparison = tuple[Record, int]
+"""A run, and how many of its first rounds are compared."""
 
 HOW_MUCH = {"rounds", "milestones", "protocol", "schedule_factor", "eval_every", "seed", "trace"}
-"""Parameters of which any value takes the same way through the code, but for what happens at a milestone."""
-END = "milestones and last round"
-"""The trait that only a comparison to the last round covers."""
+"""Parameters that say how much is done and with which draws, not what."""
 RESTORE = "restore it from git, or delete it"
 
 
@@ -59,61 +60,92 @@ def engine_of_record(record: Record) -> str:
 
 
 def traits(record: Record) -> set[str]:
-    """What decides which way a run takes through the code, and how it rounds: its settings and levels, each
-    with the network, engine, precision and machine, which together decide on the programs that are executed.
+    """What decides which way a run takes through the code, and how it rounds."""
+    return beginning(record) | milestones(record) | slices(record)
+
+
+def beginning(record: Record) -> set[str]:
+    """The traits that show in the first rounds: settings and levels, each with the network, engine,
+    precision, machine and versions, which together decide on the programs that are executed.
     """
     params = RunParams.model_validate(record["params"])
     values = params.model_dump(mode="json", exclude={"levels", *HOW_MUCH})
     levels = Mix.parse(params.levels).levels
     found = {f"{name} {value}" for name, value in values.items()} | {f"level {level}" for level in levels}
     found.add("several levels" if len(levels) > 1 else "one level")
-    way = f"{params.arch}, {engine_of_record(record)}, {params.precision}, {record['device']}"
-    return {f"{way}: {trait}" for trait in found} | {f"{params.arch}: {END}"}
+    versions = (f"{name} {version}" for name, version in record["versions"].items())
+    way = (params.arch, engine_of_record(record), params.precision, record["device"], *versions)
+    return {f"{', '.join(way)}: {trait}" for trait in found}
 
 
-def compared(record: Record, rounds: int) -> set[str]:
-    """The traits of a run of which so many rounds are compared."""
-    whole = rounds == record["rounds_done"]
-    return {trait for trait in traits(record) if whole or not trait.endswith(END)}
+def milestones(record: Record) -> set[str]:
+    """The trait of a run that goes on behind its first milestone."""
+    return (
+        {f"{record['params']['arch']}: milestones"} if last_look(record) > first_milestone(record) else set()
+    )
 
 
-def samples(records: Sequence[Record], seen: Collection[str] = ()) -> list[tuple[Record, int]]:
-    """The runs to compare, and for how many rounds: together they have all traits of the records.
+def slices(record: Record) -> set[str]:
+    """The trait of a run whose slices were judged in the end."""
+    return {f"{record['params']['arch']}: slices"} if record.get("sub_models") else set()
 
-    For each network the shortest run is compared to its end, rather one of several levels, since only such a
-    run judges slices; then the cheapest comparisons that add a trait.
+
+def first_milestone(record: Record) -> float:
+    """The first round after which the learning rate is smaller; infinite if there is none."""
+    return min(record["params"]["milestones"], default=math.inf)
+
+
+def last_look(record: Record) -> int:
+    """The last evaluated round, which is the last round."""
+    return int(record["rounds_done"])
+
+
+def first_look(record: Record) -> int:
+    """The first evaluated round."""
+    params = record["params"]
+    return int(min(params["eval_every"], first_milestone(record), last_look(record)))
+
+
+def compared(comparison: Comparison) -> set[str]:
+    """The traits of a run that show in so many rounds."""
+    record, rounds = comparison
+    found = beginning(record)
+    if rounds > first_milestone(record):
+        found |= milestones(record)
+    if rounds == last_look(record):
+        found |= slices(record)
+    return found
+
+
+def samples(records: Sequence[Record], seen: Collection[str] = ()) -> list[Comparison]:
+    """What to compare so that all traits of some records are seen.
+
+    For each network, if milestones or slices were not seen, the cheapest run that has them is compared to its
+    end; then come the cheapest beginnings that add a trait.
 
     Args:
         seen: traits that were compared before.
     """
+    covered, chosen = set(seen), []
     by_network: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_network[record["params"]["arch"]].append(record)
-    whole = [(shortest(some), int(shortest(some)["rounds_done"])) for some in by_network.values()]
-    begun = sorted(((record, first_look(record)) for record in records), key=cost)
-    covered, chosen = set(seen), []
-    for record, rounds in whole + begun:
-        new = compared(record, rounds) - covered
-        if new:
-            chosen.append((record, rounds))
-            covered |= new
+    for some in by_network.values():
+        while ends := set().union(*map(milestones, some), *map(slices, some)) - covered:
+            runs = [(record, last_look(record)) for record in some]
+            best = min(runs, key=lambda run: (-len(ends & compared(run)), cost(run)))
+            chosen.append(best)
+            covered |= compared(best)
+    for begun in sorted(((record, first_look(record)) for record in records), key=cost):
+        if not compared(begun) <= covered:
+            chosen.append(begun)
+            covered |= compared(begun)
     return chosen
 
 
-def first_look(record: Record) -> int:
-    """The first round that was evaluated."""
-    params = record["params"]
-    return min(params["eval_every"], *params["milestones"], params["rounds"])
-
-
-def shortest(records: Iterable[Record]) -> Record:
-    """The shortest of some runs, of several levels if there is one."""
-    return min(records, key=lambda record: (not record.get("sub_models"), record["seconds"]))
-
-
-def cost(sample: tuple[Record, int]) -> float:
-    """About how many seconds it takes to compare so many rounds of a run."""
-    record, rounds = sample
+def cost(comparison: Comparison) -> float:
+    """About how many seconds a comparison takes."""
+    record, rounds = comparison
     return float(record["seconds"] * rounds / record["rounds_done"])
 
 
@@ -122,38 +154,47 @@ def certificate_path(then: str) -> Path:
     return outputs_folder() / "equivalent" / f"{then}-{code_hash()}.json"
 
 
-def certify(record: Record, rounds: int, differences: int) -> None:
+def certify(comparison: Comparison, differences: int) -> None:
     """Adds a comparison to the certificate of a record's code.
 
     Args:
-        record: that was compared, in so many of its first `rounds`.
         differences: numbers that were not the same.
     """
+    record, rounds = comparison
     path = certificate_path(record["code_hash"])
     content = read_certificate(path)
-    content["comparisons"][record["run_id"]] = {
-        "rounds": rounds,
-        "differences": differences,
-        "versions": record["versions"],
-        "device": record["device"],
-        "traits": sorted(compared(record, rounds)),
-    }
     content.pop("digest", None)
+    content["comparisons"][record["run_id"]] = {"rounds": rounds, "differences": differences}
     write_text(path, json.dumps(content | {"digest": digest(content, "")}, indent=2) + "\n")
     certified.cache_clear()
 
 
 @functools.cache
 def certified(path: Path) -> frozenset[str]:
-    """The traits that a certificate covers; none if a number differed, or if there is no certificate.
+    """The traits that a certificate covers: those of the runs compared, while their records are there. None
+    if a number differed, or if there is no certificate.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: it, or one of the records, cannot be used.
     """
-    comparisons = read_certificate(path)["comparisons"].values()
-    if any(one["differences"] for one in comparisons):
+    content = read_certificate(path)
+    if differing(content):
         return frozenset()
-    return frozenset(trait for one in comparisons for trait in one["traits"])
+    return frozenset(trait for comparison in comparisons(content) for trait in compared(comparison))
+
+
+def comparisons(certificate: Mapping[str, Any]) -> Iterator[Comparison]:
+    """What a certificate rests on; a record that is gone, or was made anew, is left out."""
+    for run_id, found in certificate["comparisons"].items():
+        if record_path(run_id).exists():
+            record = read_record(record_path(run_id))
+            if record["code_hash"] == certificate["then"]:
+                yield record, found["rounds"]
+
+
+def differing(certificate: Mapping[str, Any]) -> list[str]:
+    """The runs of which a number differed."""
+    return [run_id for run_id, found in certificate["comparisons"].items() if found["differences"]]
 
 
 def read_certificate(path: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def body(record: Mapping[str, Any]) -> str:
     params = RunParams.model_validate(record["params"])
     parts = [
         f"<h1>{html.escape(report.title_of(record['params']))}</h1>",
-        f"<p>{CERTIFIED if is_certified(record) else STATES[state(record)]}</p>",
+        f"<p>{origin(record)}</p>",
         heading("Results"),
         table(report.metrics_of(record)),
         *sub_models(record),
@@ -54,6 +54,14 @@ def body(record: Mapping[str, Any]) -> str:
         table(pd.Series(record["versions"], name="version").to_frame()),
     ]
     return "\n".join(parts)
+
+
+def origin(record: Mapping[str, Any]) -> str:
+    """What there is to say of the code that made a record."""
+    found = state(record)
+    if not is_certified(record):
+        return STATES[found]
+    return CERTIFIED if found == "current" else f"{CERTIFIED} {STATES[found]}"
 
 
 def sub_models(record: Mapping[str, Any]) -> Iterator[str]:

@@ -151,26 +151,34 @@ def side_by_side(sliced: dict[int, float], alone: dict[int, float], metric: str)
 def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: str) -> pd.DataFrame:
     """What the smaller of two levels can use, as more clients have the larger one for good.
 
-    Where nobody has it, that is the final model of the level alone; from there on the level's slice of the
-    final global model. All points have equally many rounds: as many as most mixes were run for.
+    Where nobody has it, that is the final model of the level alone, with the mixes' seeds; from there on the
+    level's slice of the final global model. All points have equally many rounds: as many as most mixes.
 
     Returns:
         Columns `large`, `small`, `share` (percent of the clients at the larger level), `value`, `half_width`
         (of the 95 % interval, NaN for one seed) and `schedule`; only pairs of which a mix was run.
     """
-    runs = {(pair, tenths): mixed(dataset, partition, pair, tenths) for pair in PAIRS for tenths in range(10)}
-    rounds = usual_rounds(evidence, [run for (_, tenths), run in runs.items() if tenths])
-    rows = []
-    for ((large, small), tenths), run in runs.items():
-        if not (rounds and (answer := evidence.answer(run, rounds))):
-            continue
-        sliced = list(slices(answer, small, metric).values())
-        if values := sliced if tenths else answer.values(metric, "final"):
-            found = estimate(values)
-            rows.append((large, small, 10 * tenths, found.mean, found.half_width, answer.schedule))
-    points = pd.DataFrame(rows, columns=["large", "small", "share", "value", "half_width", "schedule"])
-    mixed_share = points.groupby(["large", "small"])["share"].transform("max")
-    return points[mixed_share > 0].reset_index(drop=True)
+    runs = {pair: [mixed(dataset, partition, pair, tenths) for tenths in range(1, 10)] for pair in PAIRS}
+    rounds = usual_rounds(evidence, itertools.chain(*runs.values()))
+    rows: list[tuple[str, str, int, list[float], str]] = []
+    for (large, small), mixes in runs.items() if rounds else ():
+        answers = {10 * tenths: evidence.answer(run, rounds) for tenths, run in enumerate(mixes, 1)}
+        found = {
+            share: answer for share, answer in answers.items() if answer and slices(answer, small, metric)
+        }
+        seeds = {seed for answer in found.values() for seed in answer.seeds}
+        if found and (alone := evidence.answer(mixed(dataset, partition, (large, small), 0), rounds)):
+            own = [value for seed, value in alone.by_seed(metric, "final").items() if seed in seeds]
+            rows += [(large, small, 0, own, alone.schedule)] if own else []
+        rows += [
+            (large, small, share, list(slices(answer, small, metric).values()), answer.schedule)
+            for share, answer in found.items()
+        ]
+    points = pd.DataFrame(rows, columns=["large", "small", "share", "values", "schedule"])
+    estimates = [estimate(values) for values in points["values"]]
+    return points.drop(columns="values").assign(
+        value=[one.mean for one in estimates], half_width=[one.half_width for one in estimates]
+    )
 
 
 def spendings(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:

@@ -15,8 +15,10 @@ from heterofl_core.equivalence import (
     certificate_path,
     certified,
     certify,
+    differing,
     engine_of_record,
     is_current,
+    read_certificate,
     samples,
 )
 from heterofl_core.errors import InputError
@@ -88,26 +90,51 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
     )
 
 
-def verify_stale(execution: Execution) -> Iterator[tuple[str, int, int]]:
+@dataclass(frozen=True)
+class Finding:
+    """What one comparison of older code with today's gave.
+
+    Attributes:
+        run_id, rounds: that were compared.
+        differences: numbers that were not the same.
+        hindrance: why the run could not be executed; empty if it could.
+    """
+
+    run_id: str
+    rounds: int
+    differences: int
+    hindrance: str = ""
+
+
+def verify_stale(execution: Execution) -> Iterator[Finding]:
     """Compares today's code with older code that made records, by a few of its runs; see `equivalence`.
 
-    A comparison is kept as soon as it is done. Records of another machine or other versions are left out:
-    there, the last digits may differ anyway.
+    A comparison is kept as soon as it is done. Left out are records of another machine or other versions,
+    whose last digits may differ anyway, and those of somebody's own data or model, which may have changed.
 
-    Yields:
-        Of each comparison the run id, the rounds, and how many numbers differ.
+    Raises:
+        InputError: a number differed before; the message names the certificate.
     """
     here = provenance()
     by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in all_records():
-        same = all(record[name] == here[name] for name in ("versions", "device"))
-        if same and not is_current(record):
+        alike = all(record[name] == here[name] for name in ("versions", "device")) and "own" not in record
+        if alike and not is_current(record):
             by_code[record["code_hash"]].append(record)
     for then, records in by_code.items():
-        for sample, rounds in samples(records, certified(certificate_path(then))):
-            differences = len(verify(sample["run_id"], rounds, execution).differences)
-            certify(sample, rounds, differences)
-            yield sample["run_id"], rounds, differences
+        path = certificate_path(then)
+        if before := differing(read_certificate(path)):
+            raise InputError(
+                f"certificate {path} has a difference in run {before[0]}; delete it to compare anew"
+            )
+        for sample, rounds in samples(records, certified(path)):
+            try:
+                differences = len(verify(sample["run_id"], rounds, execution).differences)
+            except InputError as error:  # the others may be executed
+                yield Finding(sample["run_id"], rounds, 0, str(error))
+                continue
+            certify((sample, rounds), differences)
+            yield Finding(sample["run_id"], rounds, differences)
             if differences:
                 break  # nothing can be certified any more
 

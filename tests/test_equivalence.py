@@ -21,7 +21,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.evidence import state
 from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import write_run
+from heterofl_core.records import record_path, write_run
 from heterofl_core.report import results, table_of_runs
 from heterofl_core.status import status_of
 
@@ -59,11 +59,16 @@ def a_record(seconds: float = 10.0, engine: str = "plain", **settings: Any) -> d
     }
 
 
+def compare(record: dict[str, Any], rounds: int, differences: int = 0) -> Path:
+    """Adds a comparison to the certificate, which it returns."""
+    write_run(record, pd.DataFrame({"round": [WHOLE]}))
+    certify((record, rounds), differences)
+    return certificate_path(OLD)
+
+
 def certified_by(*records: dict[str, Any]) -> Path:
     """A certificate that rests on whole runs."""
-    for record in records:
-        certify(record, record["rounds_done"], differences=0)
-    return certificate_path(OLD)
+    return [compare(record, record["rounds_done"]) for record in records][-1]
 
 
 # What a certificate covers
@@ -109,9 +114,10 @@ def test_it_covers_nothing_else(settings: dict[str, Any]) -> None:
     assert state(a_record(**settings)) == "stale"
 
 
-def test_nor_another_machine_nor_another_code() -> None:
+def test_nor_another_machine_other_versions_or_another_code() -> None:
     path = certified_by(a_record())
     assert not is_current(a_record() | {"device": "another processor"})
+    assert not is_current(a_record() | {"versions": {"torch": "8"}})
     assert not is_current(a_record() | {"code_hash": "fedcba9876543210"})
     path.rename(certificate_path("fedcba9876543210"))
     certified.cache_clear()
@@ -130,18 +136,41 @@ def test_a_setting_counts_with_its_network_engine_and_precision() -> None:
     assert not is_current(a_record(dataset="cifar10", levels="c", norm="gn"))
 
 
-def test_without_a_run_to_its_end_it_covers_nothing() -> None:
-    """Milestones, and what is judged after the last round, were not compared."""
-    certify(a_record(), rounds=5, differences=0)
+def test_the_first_rounds_cover_neither_milestones_nor_slices() -> None:
+    compare(a_record(), rounds=5)
     assert not is_current(a_record())
-    certify(a_record(seed=1), WHOLE, differences=0)
+    without_either = a_record(milestones=[], lr=0.01) | {"sub_models": {}}
+    assert is_current(without_either)
+    compare(a_record(seed=1), WHOLE)
     assert is_current(a_record())
 
 
-def test_one_number_that_differs_voids_it() -> None:
+def test_a_run_to_its_end_covers_only_what_it_has() -> None:
+    """Here no slices, and there no milestone."""
+    compare(a_record() | {"sub_models": {}}, WHOLE)
+    assert not is_current(a_record(seed=1))
+    compare(a_record(milestones=[], rounds=WHOLE), WHOLE)
+    assert is_current(a_record(seed=1))
+
+
+def test_one_number_that_differs_voids_it_for_good() -> None:
     certified_by(a_record(), a_record(norm="gn"))
-    certify(a_record(norm="ln"), rounds=5, differences=1)
+    compare(a_record(norm="ln"), rounds=5, differences=1)
     assert not any(is_current(a_record(norm=norm)) for norm in ("sbn", "gn", "ln"))
+    certified_by(a_record(seed=1))
+    assert not is_current(a_record())
+
+
+def test_it_rests_on_records_that_are_there_as_they_were() -> None:
+    record, like = a_record(), a_record(seed=1)
+    certified_by(record)
+    assert is_current(like)
+    write_run(record | {"code_hash": "made anew"}, pd.DataFrame({"round": [WHOLE]}))
+    certified.cache_clear()
+    assert not is_current(like)
+    record_path(record["run_id"]).unlink()
+    certified.cache_clear()
+    assert not is_current(like)
 
 
 def test_older_records_have_the_defaults_of_what_they_do_not_name() -> None:
@@ -153,13 +182,12 @@ def test_older_records_have_the_defaults_of_what_they_do_not_name() -> None:
 
 def test_it_keeps_what_was_compared() -> None:
     first, second = a_record(), a_record(norm="gn")
-    certify(first, rounds=5, differences=0)
-    certify(second, rounds=10, differences=0)
-    content = json.loads(certificate_path(OLD).read_text())
+    compare(first, rounds=5)
+    content = json.loads(compare(second, rounds=10).read_text())
     assert (content["then"], content["now"]) == (OLD, code_hash())
-    kept = content["comparisons"]
-    assert {run: one["rounds"] for run, one in kept.items()} == {first["run_id"]: 5, second["run_id"]: 10}
-    assert kept[first["run_id"]]["versions"] == {"torch": "9"}
+    kept = {first["run_id"]: (5, 0), second["run_id"]: (10, 0)}
+    found = content["comparisons"].items()
+    assert {run: (one["rounds"], one["differences"]) for run, one in found} == kept
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "another layout"])
@@ -168,7 +196,7 @@ def test_a_damaged_certificate_stops_whoever_would_rest_on_it(damage: str) -> No
     write_run(record, pd.DataFrame({"round": [WHOLE]}))
     path = certified_by(record)
     text = path.read_text()
-    path.write_text({"changed": text.replace("norm sbn", "norm gn"), "cut": text[:-9]}.get(damage, "{}"))
+    path.write_text({"changed": text.replace("200", "100"), "cut": text[:-9]}.get(damage, "{}"))
     certified.cache_clear()
     for look in (is_current, state, lambda _: status_of(run_params(dataset="mnist", levels="d-e"))):
         with pytest.raises(InputError, match=rf"^certificate {path} .*; restore it from git, or delete it$"):
@@ -178,7 +206,7 @@ def test_a_damaged_certificate_stops_whoever_would_rest_on_it(damage: str) -> No
 # Which runs are compared
 
 
-def test_the_shortest_run_of_several_levels_is_compared_to_its_end_and_others_begun() -> None:
+def test_the_cheapest_run_that_has_slices_is_compared_to_its_end_and_others_begun() -> None:
     alone, short, long = a_record(5.0, levels="e"), a_record(10.0), a_record(20.0, seed=1)
     masked, all_levels = a_record(15.0, masked_loss="detach"), a_record(30.0, levels="a-b-c-d-e")
     chosen = samples([all_levels, long, masked, short, alone])
@@ -193,14 +221,20 @@ def test_the_cheapest_comparison_comes_first_not_the_shortest_run() -> None:
 
 
 def test_what_was_compared_before_is_not_compared_again() -> None:
-    first, second = a_record(10.0), a_record(20.0, norm="gn")
-    certified_by(first)
-    assert samples([first, second], certified(certificate_path(OLD))) == [(second, 5)]
+    """Neither settings nor the end of a run."""
+    certified_by(a_record(10.0))
+    second = a_record(20.0, norm="gn")
+    assert samples([second], certified(certificate_path(OLD))) == [(second, 5)]
 
 
 def test_each_network_has_a_run_to_its_end() -> None:
     perceptron = a_record(7.0, levels="a", method="fedavg", arch="mlp")
     assert samples([a_record(10.0), perceptron]) == [(a_record(10.0), WHOLE), (perceptron, WHOLE)]
+
+
+def test_a_run_without_milestones_and_slices_needs_no_end() -> None:
+    plain = a_record(levels="e", rounds=WHOLE, milestones=[])
+    assert samples([plain]) == [(plain, 5)]
 
 
 # What a reader sees
@@ -213,7 +247,7 @@ def test_status_tables_and_pages_follow_a_certificate() -> None:
     params = run_params(dataset="mnist", levels="d-e")
     assert status_of(params).state == "stale"
     assert "stale" in table_of_runs(results()).to_html()
-    certified_by(record)
+    certify((record, WHOLE), differences=0)
     assert status_of(params).state == "done"
     table = table_of_runs(results()).to_html()
     assert "current" in table
@@ -221,3 +255,5 @@ def test_status_tables_and_pages_follow_a_certificate() -> None:
     assert run_pages.CERTIFIED in run_pages.body(record)
     today = record | {"code_hash": code_hash()}
     assert run_pages.CERTIFIED not in run_pages.body(today)
+    uncommitted = run_pages.body(record | {"git_dirty": True})
+    assert f"{run_pages.CERTIFIED} {run_pages.STATES['uncommitted']}" in uncommitted

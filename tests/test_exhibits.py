@@ -284,6 +284,7 @@ def test_slices_by_share_begin_with_the_level_alone_and_have_one_length() -> Non
     """The final round of each; a pair of which no mix was run has no line."""
     records = [
         a_record(98.5, levels="e"),
+        a_record(60.5, levels="e", seed=7),  # no mix has this seed
         a_mix(97.0, levels="d2-e8", assignment="fix"),
         a_mix(93.0, levels="d2-e8", assignment="fix", seed=1),
         a_mix(94.0, assignment="fix"),

@@ -161,7 +161,7 @@ def test_records_of_other_code_count_as_todays_if_no_digit_differs(
 ) -> None:
     assert not is_current(read_record(record_path(RUN)))
     assert main(["verify", "--stale"]) == 0
-    last = "all records of this machine and these versions count as today's\n"
+    last = "today's code gives the same as all code whose records could be compared here\n"
     assert capsys.readouterr().out == f"{RUN}: 4 rounds, no numbers differ\n{last}"
     assert is_certified(read_record(record_path(RUN)))
     assert main(["verify", "--stale"]) == 0
@@ -175,16 +175,45 @@ def test_they_stay_stale_if_one_differs(capsys: pytest.CaptureFixture[str]) -> N
     output = capsys.readouterr()
     assert output.out == f"{RUN}: 4 rounds, 1 numbers differ\n"
     assert output.err.splitlines()[-1] == (
-        f"heterofl_core: today's code gives other numbers, as in {RUN}; its like stay stale"
+        f"heterofl_core: today's code does not give the same as before in {RUN}; its like stay stale"
     )
+    assert not is_current(read_record(record_path(RUN)))
+    assert main(["verify", "--stale"]) == 2  # nor is it tried again
+    output = capsys.readouterr()
+    assert output.out == ""
+    path = certificate_path(OLD)
+    assert output.err == (
+        f"heterofl_core: certificate {path} has a difference in run {RUN}; delete it to compare anew\n"
+    )
+
+
+@pytest.mark.parametrize("stale", [({}, 0.0)], indirect=True)
+@pytest.mark.usefixtures("stale")
+def test_a_run_that_todays_code_refuses_is_told_and_not_certified(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(params: RunParams) -> Federation:
+        raise InputError("it cannot be")
+
+    monkeypatch.setattr("heterofl_core.verify.Federation", refuse)
+    assert main(["verify", "--stale"]) == 2
+    output = capsys.readouterr()
+    assert output.out == f"{RUN}: it cannot be\n"
+    assert f"in {RUN}; its like stay stale" in output.err
     assert not is_current(read_record(record_path(RUN)))
 
 
 @pytest.mark.parametrize(
-    "stale", [({"device": "another"}, 0.0), ({"versions": {"torch": "9"}}, 0.0)], indirect=True
+    "stale",
+    [
+        ({"device": "another"}, 0.0),
+        ({"versions": {"torch": "9"}}, 0.0),
+        ({"own": {"train.parquet": "0"}}, 0.0),
+    ],
+    indirect=True,
 )
 @pytest.mark.usefixtures("stale")
-def test_records_of_another_machine_or_other_versions_are_left_out() -> None:
+def test_records_of_another_machine_other_versions_or_ones_own_files_are_left_out() -> None:
     assert list(verify_stale(ALONE)) == []
     assert not is_current(read_record(record_path(RUN)))
 
