@@ -24,7 +24,7 @@ from heterofl_core.folders import outputs_folder
 from heterofl_core.levels import Mix
 from heterofl_core.params import RunParams
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import digest, read_record, record_path
+from heterofl_core.records import digest, engine_of_record, read_record, record_path
 
 Record = Mapping[str, Any]
 Comparison = tuple[Record, int]
@@ -52,11 +52,6 @@ def is_certified(record: Record) -> bool:
     """
     covered = certified(certificate_path(record["code_hash"]))
     return bool(covered) and traits(record) <= covered
-
-
-def engine_of_record(record: Record) -> str:
-    """The engine that made a record; the first ones do not name it."""
-    return str(record.get("engine", "plain"))
 
 
 def traits(record: Record) -> set[str]:

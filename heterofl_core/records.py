@@ -145,6 +145,11 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def engine_of_record(record: Mapping[str, Any]) -> str:
+    """The engine that made a record; the first ones do not name it."""
+    return str(record.get("engine", "plain"))
+
+
 def read_rounds(run_id: str) -> pd.DataFrame:
     """The curve of a run: one row for each evaluated round."""
     return pd.read_csv(rounds_path(run_id))

@@ -13,7 +13,7 @@ from heterofl_core.evidence import Evidence, state
 from heterofl_core.levels import Mix
 from heterofl_core.paper import BASELINES, CELLS, paper_value
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.records import METRICS, all_records, read_rounds, results_table
+from heterofl_core.records import METRICS, all_records, engine_of_record, read_rounds, results_table
 from heterofl_core.status import STATES
 from heterofl_core.tables import printed, run_link, searchable
 
@@ -229,7 +229,7 @@ def how_it_ran(record: Mapping[str, Any]) -> str:
         f"run {record['run_id']}\n"
         f"{record['rounds_done']} rounds in {record['seconds']} s: training {record['training_seconds']} s, "
         f"evaluation {record['evaluation_seconds']} s\n"
-        f"{record['workers']} workers on {record['device']}, engine {record.get('engine', 'plain')}, "
+        f"{record['workers']} workers on {record['device']}, engine {engine_of_record(record)}, "
         f"up to {record['peak_memory_mb']} MB of memory\n"
         f"code {record['code_hash']}, commit {str(record['git_commit'])[:12]}"
         f"{' with uncommitted changes' if record['git_dirty'] else ''}"

@@ -16,7 +16,6 @@ from heterofl_core.equivalence import (
     certified,
     certify,
     differing,
-    engine_of_record,
     is_current,
     read_certificate,
     samples,
@@ -26,7 +25,15 @@ from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.provenance import provenance
-from heterofl_core.records import MEASURED, all_records, read_record, read_rounds, record_path, rounds_text
+from heterofl_core.records import (
+    MEASURED,
+    all_records,
+    engine_of_record,
+    read_record,
+    read_rounds,
+    record_path,
+    rounds_text,
+)
 from heterofl_core.runs import advance
 
 
