@@ -3,7 +3,7 @@
 import os
 import resource
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,16 +149,28 @@ def local_epochs(task: ClientTask, model: SliceableModel) -> Iterator[Iterator[B
         )
 
 
-def autocast(precision: str, device: str) -> AbstractContextManager[None]:
+@contextmanager
+def autocast(precision: str, device: str) -> Iterator[None]:
     """Executes convolutions and products of matrices in `bf16`, or in TensorFloat-32 where a GPU has it, if
     `precision` says so; parameters, their gradients and the optimiser stay in float32.
 
     Under `bf16` what these layers give is rounded to bfloat16, logits and loss included. sBN computes in
     float32 from there on, the other norms hand on bfloat16, which the next layer would round to anyway.
     """
-    if device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+    allow_tf32(precision == "tf32")
+    try:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        allow_tf32(False)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may round what they multiply to TensorFloat-32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+allow_tf32(False)  # evaluation is in float32; cuDNN's own default is not
 
 
 def new_update(task: ClientTask, parameters: Mapping[str, Tensor], losses: list[Tensor]) -> ClientUpdate:

@@ -40,15 +40,19 @@ def program(key: str) -> Step:
     """The program of a kind of steps, as JSON; built if it is not in the cache.
 
     Raises:
-        InputError: it could not be built.
+        InputError: it could not be built or kept.
     """
     kind = StepKind.from_json(json.loads(key))
     if kind.device == "cuda":
         return captured(LocalStep(kind))
     path = program_path(kind)
-    with FileLock(path.with_suffix(".lock")):  # two processes would build the same
-        if not path.exists():
-            build_elsewhere(kind, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # two processes would build the same
+            if not path.exists():
+                build_elsewhere(kind, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; use engine 'plain'") from error
     return torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
 
 
@@ -61,15 +65,14 @@ def program_path(kind: StepKind) -> Path:
     """Where the program is kept; its name tells what it depends on."""
     depends = {"kind": kind.as_json(), "code": code_hash(), "torch": torch.__version__, "cpu": processor()}
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder() / "compiled"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{kind.arch}_{digest}.pt2"
+    return cache_folder() / "compiled" / f"{kind.arch}_{digest}.pt2"
 
 
 def build_elsewhere(kind: StepKind, path: Path) -> None:
     """Builds a program in a process of its own: a compiler needs more memory than a client."""
     command = [sys.executable, "-m", "heterofl_core.compiled", str(path)]
-    answer = subprocess.run(command, input=json.dumps(kind.as_json()), capture_output=True, text=True)
+    order = json.dumps({"kind": kind.as_json(), "code": code_hash()})
+    answer = subprocess.run(command, input=order, capture_output=True, text=True)
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(
@@ -117,4 +120,7 @@ def captured(step: LocalStep) -> Step:
 
 
 if __name__ == "__main__":
-    build(StepKind.from_json(json.load(sys.stdin)), Path(sys.argv[1]))
+    order = json.load(sys.stdin)
+    if order["code"] != code_hash():  # the program would be kept under the name of other code
+        sys.exit("the code was changed while the run went on, which must be started again")
+    build(StepKind.from_json(order["kind"]), Path(sys.argv[1]))

@@ -160,7 +160,7 @@ def read_own(dataset: str) -> Images:
 
     Raises:
         InputError: a file is missing or damaged, the halves differ in the images' size, a channel is the same
-            everywhere, or the test half has a label that the training half lacks.
+            everywhere, there is one label only, or the test half has one that the training half lacks.
     """
     train, test = (read_images([file], "image") for file in parquet_files(dataset))
     if train[0].shape[1:] != test[0].shape[1:]:
@@ -175,6 +175,10 @@ def read_own(dataset: str) -> Images:
             "which cannot be normalised; leave that channel out"
         )
     labels = np.unique(train[1])
+    if len(labels) == 1:
+        raise InputError(
+            f"dataset {dataset!r} has the training label {labels[0]} only; two or more are needed"
+        )
     if labels[0] != 0 or labels[-1] != len(labels) - 1 or not np.isin(test[1], labels).all():
         raise InputError(
             f"dataset {dataset!r} has the training labels {labels.tolist()} and the test labels "
@@ -183,6 +187,9 @@ def read_own(dataset: str) -> Images:
         )
     return Images(*train, *test)
 
+
+DAMAGED = (OSError, ValueError, IndexError, KeyError, TypeError, SyntaxError)
+"""What Pillow and NumPy raise for images that they cannot read; a broken PNG is a SyntaxError to Pillow."""
 
 READERS: dict[str, Callable[[], Images]] = {"mnist": read_mnist, "cifar10": read_cifar10}
 
@@ -199,7 +206,7 @@ def read_images(paths: Sequence[Path], column: str, rows: int | None = None) -> 
 
     Raises:
         InputError: a file is missing or damaged, its images are neither gray nor RGB in bytes or are not
-            alike, or there is another number of rows.
+            alike, its labels are no integers, or there is another number of rows.
     """
     pixels, labels = [], []
     for path in paths:
@@ -208,15 +215,28 @@ def read_images(paths: Sequence[Path], column: str, rows: int | None = None) -> 
             images = [decode(image["bytes"], path) for image in table[column]]
             check_shapes(images, path)
             pixels.append(np.stack(images).reshape(len(images), *images[0].shape[:2], -1))
-            labels.append(table["label"].to_numpy(np.int64))
+            labels.append(whole_numbers(table["label"], path))
         except InputError:
             raise
-        except (OSError, ValueError, IndexError, KeyError, TypeError) as error:  # Pillow's are among these
+        except DAMAGED as error:
             raise InputError(f"data file {path} is damaged ({error}); fetch it again") from error
     found = sum(map(len, labels))
     if found != (rows or found):
         raise InputError(f"data file {' with '.join(map(str, paths))} has {found} rows; {rows} are expected")
     return np.ascontiguousarray(np.concatenate(pixels).transpose(0, 3, 1, 2)), np.concatenate(labels)
+
+
+def whole_numbers(labels: "pd.Series[Any]", path: Path) -> np.ndarray:
+    """Labels as 64-bit integers, shape (rows,).
+
+    Raises:
+        InputError: they are no integers; fractions would be cut off, and missing ones made up.
+    """
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"data file {path} has labels of type {labels.dtype}; allowed are integers, none of them missing"
+        )
+    return labels.to_numpy(np.int64)
 
 
 def decode(encoded: bytes, path: Path) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from heterofl_core.classification import Classification
 from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy
+from heterofl_core.contract import check_model
 from heterofl_core.cost import Cost, mix_cost, model_cost
 from heterofl_core.engines import PLAIN, Engine
 from heterofl_core.errors import InputError
@@ -70,8 +71,8 @@ class Federation:
         shared: names of the parameters that the server averages.
 
     Raises:
-        InputError: the data cannot be had or shared among the clients, the model is not for such data, or no
-            client has the largest level.
+        InputError: the data cannot be had or shared among the clients, the model is not for such data or not
+            one that can be sliced (`contract`), or no client has the largest level.
     """
 
     def __init__(self, params: RunParams) -> None:
@@ -81,23 +82,11 @@ class Federation:
         )
         self.mix = Mix.parse(params.levels)
         self.fixed_levels = self.assign_levels()
+        for level in self.mix.levels:
+            check_model(params, self.task.example, self.model_options(level, self.task.sizes))
         model = self.global_model()
         self.axes = model.axes()
         self.shared = shared_parameters(params.method, model, params.shared_layers)
-        self.check_sizes()
-
-    def check_sizes(self) -> None:
-        """The model takes examples of the data's size; nothing is computed."""
-        try:
-            self.mean_cost()
-        except InputError:
-            raise
-        except (RuntimeError, ValueError) as error:  # torch raises both
-            arch, norm, shape = self.params.arch, self.params.norm, tuple(self.task.example.shape[1:])
-            raise InputError(
-                f"arch {arch!r} with norm {norm!r} cannot take examples of shape {shape} ({error}); give "
-                "larger ones, or another arch or norm"
-            ) from error
 
     def assign_levels(self) -> list[str] | None:
         """Each client's level if it stays the same over the rounds, else None."""

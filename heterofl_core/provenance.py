@@ -56,10 +56,9 @@ def code_hash() -> str:
 
 @functools.cache
 def code() -> dict[str, Any]:
-    """The hash of the code, and the commit that holds it, as they were when a process first asked.
+    """The hash of the code, and the commit that holds it, as they were when a process read the code.
 
-    That is before a run's first round, since a checkpoint names the hash: what is committed while it runs
-    is not what made it.
+    What is edited or committed while a run goes on, or waits for its turn, is not what made it.
     """
     status = git("status", "--porcelain", "--", "heterofl_core", "params", "book/experiments")
     return {
@@ -124,3 +123,6 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]} ({len(names)} cores)" if names else platform.machine()
+
+
+code()  # not when a run first asks: its modules have been imported by now

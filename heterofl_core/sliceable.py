@@ -31,15 +31,18 @@ class SliceableModel(nn.Module, ABC):
         dimensions of a weight (a convolution's kernel) are held whole.
 
         Raises:
-            InputError: the layout leaves out a tensor, or an axis has another size than the dimension along
-                it.
+            InputError: the layout leaves out a tensor or names a layer that is not there, or an axis has
+                another size than the dimension along it.
         """
+        model, layers = type(self).__name__, dict(self.named_modules())
+        for layer in self.layout():
+            if layer not in layers:
+                raise InputError(f"the layout of {model} has an entry for {layer!r}, and no such layer")
         axes: dict[str, tuple[Axis | None, ...]] = {
             f"{layer}.{name}": (*axes, None, None)[: value.dim()]
             for layer, axes in self.layout().items()
-            for name, value in self.get_submodule(layer).state_dict().items()
+            for name, value in layers[layer].state_dict().items()
         }
-        model = type(self).__name__
         for name, value in self.state_dict().items():
             if name not in axes:
                 raise InputError(f"the layout of {model} has no entry for the layer of {name!r}")

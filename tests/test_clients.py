@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heterofl_core import transformer
-from heterofl_core.clients import ClientTask, ClientUpdate, ModelCopy, client_update, peak_memory_mb
+from heterofl_core.clients import (
+    ClientTask,
+    ClientUpdate,
+    ModelCopy,
+    autocast,
+    client_update,
+    peak_memory_mb,
+)
 from heterofl_core.examples import ImageExamples, normalise
 from heterofl_core.executor import on_one_thread, side_by_side
 from heterofl_core.layers import mask_logits
@@ -243,6 +250,21 @@ def test_bf16_rounds_what_a_convolution_gives_and_keeps_parameters_in_float32() 
     assert 1e-6 < abs(rounded.loss / exact.loss - 1) < 0.05
     assert {value.dtype for value in rounded.parameters.values()} == {np.dtype(np.float32)}
     assert client_update(make_task(local_epochs=1)).loss == exact.loss  # the default, untouched by what ran
+
+
+def test_tf32_ends_with_the_training_that_asked_for_it() -> None:
+    """Evaluation is in float32, in the same process; cuDNN would round by itself."""
+
+    def allowed() -> list[bool]:
+        return [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+
+    assert allowed() == [False, False]
+    with autocast("tf32", "cpu"):
+        assert allowed() == [True, True]
+    assert allowed() == [False, False]
+    with pytest.raises(ValueError, match="stop"), autocast("tf32", "cpu"):
+        raise ValueError("stop")
+    assert allowed() == [False, False]
 
 
 def test_an_update_depends_on_its_task_only() -> None:

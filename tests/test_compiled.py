@@ -250,6 +250,26 @@ def test_a_compiler_that_fails_is_one_sentence_and_leaves_no_program(
     assert {path.suffix for path in cache.iterdir()} <= {".lock"}
 
 
+def test_a_program_of_code_that_was_changed_meanwhile_is_not_built(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be kept under the name of the code that asked for it."""
+    monkeypatch.setattr(compiled, "code_hash", lambda: "that of the run")
+    sentence = r"^engine 'compiled' cannot build a step of cnn: the code was changed while the run went on, "
+    with pytest.raises(InputError, match=sentence):
+        program_of(KIND)
+    assert {path.suffix for path in cache.iterdir()} == {".lock"}
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("in the way", encoding="utf-8")
+    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path / "cache")
+    with pytest.raises(InputError, match=r"^cannot write .*\.pt2: Not a directory; use engine 'plain'$"):
+        program_of(replace(KIND, clip_norm=7.0))
+
+
 def test_a_build_that_failed_is_tried_again(
     cache: Path, builds: list[StepKind], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -410,6 +410,7 @@ def test_a_wrong_number_of_rows_is_told(folder: Path) -> None:
         "truncated",
         "no parquet",
         "half a picture",
+        "a flipped bit",
         "no picture",
         "other columns",
     ],
@@ -427,6 +428,10 @@ def test_a_damaged_parquet_file_is_named_in_one_sentence(folder: Path, damage: s
             path.write_bytes(b"0123456789" * 10)
         case "half a picture":
             write_parquet(path, [one, one, {**one, "bytes": one["bytes"][:400]}])
+        case "a flipped bit":  # in the length of a chunk: a SyntaxError to Pillow
+            broken = bytearray(one["bytes"])
+            broken[one["bytes"].index(b"IDAT") - 2] ^= 1
+            write_parquet(path, [one, one, {**one, "bytes": bytes(broken)}])
         case "no picture":
             write_parquet(path, [one, one, None])
         case "other columns":

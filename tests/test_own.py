@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def write(folder: Path, half: str, labels: list[int], pictures: np.ndarray = PICTURES) -> None:
+def write(folder: Path, half: str, labels: list[Any], pictures: np.ndarray = PICTURES) -> None:
     images = [encoded(picture) for picture in pictures[: len(labels)]]
     pd.DataFrame({"image": images, "label": labels}).to_parquet(folder / f"{half}.parquet")
 
@@ -111,6 +111,28 @@ def test_labels_with_a_gap_or_unknown_ones_are_refused(
     write(folder, "train", train)
     write(folder, "test", test)
     with pytest.raises(InputError, match=r"^dataset 'own-mine' has the training labels .* without a gap"):
+        load_images("own-mine")
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"), [([0.0, 1.5], "float64"), ([0, None], "float64"), (["0", "1"], r"\w+")]
+)
+def test_labels_that_are_no_whole_numbers_are_refused(folder: Path, labels: list[Any], kind: str) -> None:
+    """Fractions would be cut off, and a missing one would become the smallest integer."""
+    write(folder, "train", labels)
+    write(folder, "test", [0])
+    sentence = rf"^data file {folder / 'train.parquet'} has labels of type {kind}; allowed are integers, none"
+    with pytest.raises(InputError, match=sentence):
+        load_images("own-mine")
+
+
+def test_a_single_label_is_refused(folder: Path) -> None:
+    """Whatever a model says of it would be right."""
+    write(folder, "train", [0, 0])
+    write(folder, "test", [0])
+    with pytest.raises(
+        InputError, match=r"^dataset 'own-mine' has the training label 0 only; two or more are"
+    ):
         load_images("own-mine")
 
 

@@ -57,6 +57,13 @@ def test_a_layer_that_a_layout_forgets_is_named() -> None:
         OneLayer({}).axes()
 
 
+def test_a_layer_that_is_not_there_is_named() -> None:
+    with pytest.raises(
+        InputError, match=r"^the layout of OneLayer has an entry for 'other', and no such layer$"
+    ):
+        OneLayer({"linear": (None, None), "other": (None, None)}).axes()
+
+
 def test_an_axis_of_the_wrong_size_is_named() -> None:
     sentence = (
         "^the layout of OneLayer puts dimension 1 of 'linear.weight', which has 3 coordinates, on the axis "

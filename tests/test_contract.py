@@ -1,0 +1,102 @@
+"""What a federation asks of a network: each fault is one sentence, before any work."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from heterofl_core import models
+from heterofl_core.contract import check_model
+from heterofl_core.errors import InputError
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.selection import LABELS, Axis
+from heterofl_core.sliceable import Layout, SliceableModel
+
+EXAMPLE = torch.empty(1, 1, 2, 2, device="meta")
+OPTIONS: dict[str, Any] = {"width_rate": 1.0, "num_labels": 3}
+
+
+class Tiny(SliceableModel):
+    """Two linear layers: four pixels, four hidden units, a score for each label."""
+
+    def __init__(self, width_rate: float, num_labels: int) -> None:
+        super().__init__()
+        self.hidden, self.scores = nn.Linear(4, 4), nn.Linear(4, num_labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.scores(self.hidden(x.flatten(1)))
+        return scores
+
+    def layout(self) -> Layout:
+        width, labels = Axis("width", 4), Axis(LABELS, self.scores.out_features)
+        return {"hidden": (width, None), "scores": (labels, width)}
+
+
+class WithoutOptions(Tiny):
+    def __init__(self) -> None:
+        super().__init__(1.0, 3)
+
+
+class Shared(Tiny):
+    def __init__(self, width_rate: float, num_labels: int) -> None:
+        super().__init__(width_rate, 4)
+        self.scores.weight = self.hidden.weight
+
+
+class OneTooMany(Tiny):
+    def __init__(self, width_rate: float, num_labels: int) -> None:
+        super().__init__(width_rate, num_labels + 1)
+
+
+class WithoutLabels(Tiny):
+    def layout(self) -> Layout:
+        width = Axis("width", 4)
+        return {"hidden": (width, None), "scores": (None, width)}
+
+
+def checked(kind: type[SliceableModel], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    """Checks a network as that of a run."""
+    monkeypatch.setitem(models.ARCHITECTURES, "cnn", kind)
+    params: RunParams = run_params(dataset="mnist", levels="e", **settings)
+    check_model(params, EXAMPLE, OPTIONS)
+
+
+def test_a_network_that_keeps_to_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked(Tiny, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (
+            WithoutOptions,
+            r"arch 'cnn' cannot be built \(.*\); it must take the options width_rate, num_labels",
+        ),
+        (Shared, r"arch 'cnn' uses the tensor of 'scores.weight' in another layer, too; each .* its own"),
+        (
+            OneTooMany,
+            r"arch 'cnn' makes scores of shape \(1, 4\) from one example; needed are \(1, 3\), .* label",
+        ),
+        (
+            WithoutLabels,
+            r"label_restricted True needs an axis named 'labels' in .*; allowed without it is False",
+        ),
+    ],
+)
+def test_each_fault_is_one_sentence(
+    kind: type[SliceableModel], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=f"^{sentence}$"):
+        checked(kind, monkeypatch)
+
+
+def test_without_rows_of_their_own_labels_need_no_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked(WithoutLabels, monkeypatch, label_restricted=False)
+
+
+def test_an_example_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.ARCHITECTURES, "cnn", Tiny)
+    larger = torch.empty(1, 1, 3, 3, device="meta")
+    with pytest.raises(InputError, match=r"^arch 'cnn' with norm 'sbn' cannot take .* \(1, 3, 3\) \("):
+        check_model(run_params(dataset="mnist", levels="e"), larger, OPTIONS)
