@@ -41,7 +41,7 @@ study: .venv/installed ## Does a whole study, and the book with it; resumes: mak
 	$(CORE) pipeline $(STUDY) $(P)
 
 results: .venv/installed ## Fills the study for some hours, the most telling runs first: make results HOURS=2 PLAN=cpu
-	$(CORE) results --hours $(HOURS) --plan $(PLAN)
+	$(CORE) results --hours $(HOURS) --plan $(PLAN) $(P)
 
 status: .venv/installed ## Says how far a study is: done, running, failed, missing, time left: make status STUDY=table5
 	@$(CORE) status $(STUDY) $(P)

@@ -291,15 +291,17 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def kept(datasets: Sequence[str], mixes: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the cases that are not measured now, if the same code measured them on the same machine."""
-    folder, now = outputs_folder() / "bench", provenance()
+def kept(datasets: Sequence[str], mixes: Sequence[str], quick: bool) -> list[dict[str, Any]]:
+    """Rows of the cases that are not measured now, if the same code measured them on the same machine in the
+    same way.
+    """
+    folder, now = outputs_folder() / "bench", provenance() | {"quick": quick}
     try:
         before = json.loads((folder / "machine.json").read_text(encoding="utf-8"))["rounds"]
         rows: list[dict[str, Any]] = pd.read_csv(folder / "rounds.csv").to_dict("records")  # type: ignore[assignment]
     except (OSError, KeyError):
         return []
-    if any(before[name] != now[name] for name in ("code_hash", "device", "versions")):
+    if any(before[name] != now[name] for name in ("code_hash", "device", "versions", "quick")):
         return []
     return [row for row in rows if row["dataset"] not in datasets or row["levels"] not in mixes]
 
@@ -307,7 +309,7 @@ def kept(datasets: Sequence[str], mixes: Sequence[str]) -> list[dict[str, Any]]:
 def main() -> None:
     """Measures all cases, prints each as it is there, and writes the table after each."""
     asked = options()
-    rows = kept(asked.datasets, asked.levels)
+    rows = kept(asked.datasets, asked.levels, asked.quick)
     if (load := os.getloadavg()[0]) > joblib.cpu_count() / 2:
         print(f"the machine is busy (load {load:.1f}); what follows is of little worth", file=sys.stderr)
     for dataset in asked.datasets:

@@ -24,17 +24,34 @@ from pathlib import Path
 from typing import Any
 
 from heterofl_core.errors import InputError
+from heterofl_core.folders import fix_folders
 from heterofl_core.settings import from_texts, read_yaml
+
+EXTRAS = {
+    **dict.fromkeys(("PIL", "pyarrow", "sklearn", "torch", "torchvision", "tqdm"), "train"),
+    **dict.fromkeys(("IPython", "myst_nb", "nbformat", "papermill", "plotly"), "book"),
+}
+"""By a package that not every command needs, the extra of this project that brings it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; wrong input ends with one sentence and exit status 2."""
+    """Runs one command; wrong input ends with one sentence and exit status 2, Ctrl-C with 130."""
     options = parser().parse_args(arguments)
+    fix_folders()
     try:
         options.command(options)
     except InputError as error:
         print(f"heterofl_core: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        print(f"heterofl_core: {package} is not installed; install '.[{EXTRAS[package]}]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("heterofl_core: stopped; the same command goes on", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # a reader such as `head` left early; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -64,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("results", help=results.__doc__)
     one.add_argument("--plan", default="cpu", help="a name in params/plans/, or a YAML file")
     one.add_argument("--hours", type=float, default=1.0, help="of this machine; 1 unless given")
+    add_settings(one)
     one.set_defaults(command=results)
     one = commands.add_parser("status", help=status.__doc__)
     one.add_argument("studies", nargs="*", help="names in params/studies/, or YAML files; all unless given")
@@ -88,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("study", nargs="?", help="a name in params/studies/, or a YAML file")
     which.add_argument("--all", action="store_true", help="every run of every study, each once")
     one.add_argument("--ids", action="store_true", help="one run id a line and nothing else")
+    add_settings(one)
     one.set_defaults(command=list_runs)
     one = commands.add_parser("cost", help=cost.__doc__)
     one.add_argument(
@@ -192,20 +211,24 @@ def pipeline(options: argparse.Namespace) -> None:
 
     given = to_texts(settings(options))
     todo = plan(options.studies, given, options.redo_stale)
-    timings_for(todo.runs[run_id] for run_id in todo.open)
-    todo.remove_old_markers()
-    status(options)
     command = snakemake_command(options.studies, given, options.redo_stale, options.profile)
+    if options.dry_run:
+        command += ["--dry-run", "--forcerun=run"]  # whatever old markers say
+    else:
+        timings_for(todo.runs[run_id] for run_id in todo.open)
+        todo.remove_old_markers()
+    status(options)
     sys.stdout.flush()
-    dry = ["--dry-run"] if options.dry_run else []
-    os.execv(command[0], [*command, *dry, *shlex.split(options.snakemake)])
+    os.execv(command[0], [*command, *shlex.split(options.snakemake)])
 
 
 def results(options: argparse.Namespace) -> None:
     """runs of a plan, the most telling first, for some hours"""
     from heterofl_core.results import work_off
+    from heterofl_core.settings import split_changes
 
-    done = work_off(options.plan, options.hours)
+    changes, execution = split_changes(settings(options))
+    done = work_off(options.plan, options.hours, execution, **changes)
     print(f"{len(done)} runs done")
 
 
@@ -257,9 +280,11 @@ def verify(options: argparse.Namespace) -> None:
 
 def list_runs(options: argparse.Namespace) -> None:
     """the runs of a study, or of all, with their work and time"""
+    from heterofl_core.settings import split_changes
     from heterofl_core.studies import all_runs, read_study
 
-    runs = all_runs().values() if options.all else read_study(options.study).runs
+    changes, _ = split_changes(settings(options))
+    runs = all_runs(**changes).values() if options.all else read_study(options.study, **changes).runs
     if options.ids:
         print(*(params.run_id for params in runs), sep="\n")
         return

@@ -1,7 +1,7 @@
 """The paper's claims, and what this study's runs say of each, by a rule that is the same for all.
 
 `params/claims.yaml` breaks each claim down to comparisons: one setting should be better than another, by a
-margin.
+margin. `params/questions.yaml` has comparisons of our own, on which no verdict is given.
 """
 
 import math
@@ -28,19 +28,23 @@ OUTCOMES = {
     "holds": "the whole interval lies above the margin",
     "fails": "the whole interval lies below the margin",
     "open": "the interval includes the margin",
-    "no interval": "both sides were run, but no two settings of that data set and partition with two seeds",
+    "no interval": "both sides were run, but one of their kinds never with two seeds",
+    "too short": "both sides were run, but not for as long as the paper's, which the claim needs",
     "not run": "one side or both were not run, or not with one seed and one schedule",
 }
 """What can come of a comparison."""
 
 VERDICTS = {
-    "reproduced": "no measured comparison fails, and at least half of them hold",
+    "reproduced": "no measured comparison fails, and at least half of all comparisons hold",
     "partly": "some of the measured comparisons hold, and others fail",
     "not reproduced": "of the measured comparisons some fail, and none holds",
-    "undecided": "no measured comparison fails, and fewer than half of them hold",
+    "undecided": "no measured comparison fails, and fewer than half of all comparisons hold",
     "not enough runs": "fewer than a quarter of the comparisons were measured",
 }
-"""What can be said of a claim."""
+"""What can be said of a claim whose measured comparisons are all by the paper's schedule."""
+
+IN_SHORT_RUNS = {"reproduced": "supported", "not reproduced": "contradicted"}
+"""The weaker words for a claim of which a measured comparison is by a shorter schedule."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,15 @@ class Comparison:
     Attributes:
         better, worse: the settings, with the paper's schedule.
         metric: in the names of `records.METRICS`.
-        margin: by how much at least, in units of the metric.
+        margin: by how much at least, see `records.Metric.gain`.
+        full: whether it counts by the paper's schedule only.
     """
 
     better: RunParams
     worse: RunParams
     metric: str
-    margin: float
+    margin: float = 0.0
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,14 @@ class Claim:
         text: in our words.
         source: where the paper makes it.
         comparisons: it holds if they do.
+        note: what one should know before the numbers; empty if nothing.
     """
 
     number: int
     text: str
     source: str
     comparisons: tuple[Comparison, ...]
+    note: str = ""
 
     def of(self, dataset: str) -> tuple[Comparison, ...]:
         """The comparisons on one data set."""
@@ -89,9 +97,16 @@ def read_claims() -> list[Claim]:
             entry["claim"],
             entry["source"],
             tuple(one for grid in entry["comparisons"] for one in comparisons(**grid)),
+            entry.get("note", ""),
         )
         for number, entry in enumerate(entries, 1)
     ]
+
+
+def read_question(name: str) -> list[Comparison]:
+    """The comparisons of a question of `params/questions.yaml`."""
+    questions = yaml.safe_load((PARAMS / "questions.yaml").read_text(encoding="utf-8"))
+    return [one for grid in questions[name] for one in comparisons(**grid)]
 
 
 def comparisons(
@@ -99,22 +114,24 @@ def comparisons(
     better: Mapping[str, Any],
     worse: Mapping[str, Any],
     metric: str | Sequence[str],
-    margin: float = 0.0,
+    **rest: Any,
 ) -> Iterator[Comparison]:
-    """Every combination of a grid. What `worse` does not say is as in `better`."""
+    """Every combination of a grid. What `worse` does not say is as in `better`; the rest is for each."""
     for shared in combinations(dict(where)):
         for first in combinations(dict(better)):
             for second in combinations(dict(worse)):
                 for name in [metric] if isinstance(metric, str) else metric:
                     yield Comparison(
-                        run_params(**shared | first), run_params(**shared | first | second), name, margin
+                        run_params(**shared | first), run_params(**shared | first | second), name, **rest
                     )
 
 
-def outcome(found: Difference | None, margin: float) -> str:
-    """What came of a comparison: one of `OUTCOMES`."""
+def outcome(found: Difference | None, margin: float = 0.0, full: bool = False) -> str:
+    """What came of a comparison: one of `OUTCOMES`; for its arguments see `Comparison`."""
     if found is None:
         return "not run"
+    if full and not found.full:
+        return "too short"
     if math.isnan(found.half_width):
         return "no interval"
     if found.value - found.half_width > margin:
@@ -130,10 +147,10 @@ def verdict(outcomes: Sequence[str]) -> str:
         return "not enough runs"
     if counts["fails"]:
         return "partly" if counts["holds"] else "not reproduced"
-    return "reproduced" if 2 * counts["holds"] >= measured else "undecided"
+    return "reproduced" if 2 * counts["holds"] >= len(outcomes) else "undecided"
 
 
 def judged(evidence: Evidence, comparison: Comparison) -> tuple[Difference | None, str]:
     """The measured difference of a comparison, and its outcome."""
     found = difference(evidence, comparison.better, comparison.worse, comparison.metric)
-    return found, outcome(found, comparison.margin)
+    return found, outcome(found, comparison.margin, comparison.full)

@@ -216,6 +216,7 @@ class PersonalModels:
         train: each client's images, for its statistics.
         own: indices of each client's test images.
         test: all test images.
+        seed: of augmentation, for the statistics.
     """
 
     models: dict[int, ModelCopy]

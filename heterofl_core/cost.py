@@ -33,7 +33,8 @@ class Cost:
         macs: multiply-accumulates of convolutions and linear layers for one example (for text, one sequence).
         attention_macs: those of the products of queries, keys and values, which the authors' counter leaves
             out.
-        space_mb: parameters × 4 bytes / 2^20, which is also what a client receives in a round.
+        space_mb: parameters × 4 bytes / 2^20. A client receives as much in a round where whole models travel:
+            less with a partial vocabulary, `lg-fedavg` or `standalone`, more with the buffers of norm `bn`.
         ratio: parameters divided by those of the largest level of the mix.
     """
 

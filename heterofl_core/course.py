@@ -11,7 +11,6 @@ import hashlib
 import html
 import re
 import shutil
-import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.files import atomic, sweep, write_text
 from heterofl_core.folders import BOOK, ROOT, outputs_folder
 from heterofl_core.locks import locked
+from heterofl_core.notebooks import read_notebook, through_papermill
 from heterofl_core.provenance import git, processor
 
 CHAPTERS = BOOK / "chapters"
@@ -197,7 +197,7 @@ def work_through(path: Path) -> float:
         InputError: a cell failed; the message says which, and why.
     """
     with replacing(path) as target:
-        notebook, seconds = through_papermill(path, target, {})
+        notebook, seconds = timed(path, target, {})
         notebook.metadata = {
             "kernelspec": notebook.metadata.kernelspec,
             "course": {
@@ -225,7 +225,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
 
 
-def through_papermill(path: Path, target: Path, settings: dict[str, Any]) -> tuple[NotebookNode, float]:
+def timed(path: Path, target: Path, settings: dict[str, Any]) -> tuple[NotebookNode, float]:
     """A chapter as it ran with some settings, and its seconds.
 
     Args:
@@ -236,22 +236,11 @@ def through_papermill(path: Path, target: Path, settings: dict[str, Any]) -> tup
     Raises:
         InputError: a cell failed; the message says which, and why.
     """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     nbformat.write(read_chapter(path), target)
     try:
-        notebook = papermill.execute_notebook(
-            target,
-            target,
-            settings,
-            cwd=ROOT,
-            kernel_name="python3",
-            progress_bar=False,
-            stderr_file=sys.stderr,
-        )
-    except PapermillExecutionError as error:
-        raise InputError(f"chapter {path.stem} failed in cell {error.cell_index}: {error.evalue}") from error
+        notebook = through_papermill(target, target, settings)
+    except InputError as error:
+        raise InputError(f"chapter {path.stem} failed: {error}") from error
     return notebook, float(notebook.metadata.papermill.duration)
 
 
@@ -275,17 +264,21 @@ def time_with_mnist(path: Path, settings: dict[str, Any]) -> float:
         InputError: a cell failed; the message says which, and why.
     """
     with replacing(path) as target:
-        _, seconds = through_papermill(path, target, settings)
-        notebook = nbformat.read(executed_chapter(path), as_version=4)
+        _, seconds = timed(path, target, settings)
+        notebook = read_notebook(executed_chapter(path))
         notebook.metadata.course.mnist = {"settings": settings, "seconds": seconds}
         nbformat.write(notebook, target)
     return seconds
 
 
 def as_it_ran(path: Path) -> NotebookNode | None:
-    """A chapter as it was executed last; None if it never was."""
+    """A chapter as it was executed last; None if it never was.
+
+    Raises:
+        InputError: it is damaged.
+    """
     kept = executed_chapter(path)
-    return nbformat.read(kept, as_version=4) if kept.exists() else None
+    return read_notebook(kept) if kept.exists() else None
 
 
 def bring_up_to_date(again: bool = False, mnist: bool = False) -> None:

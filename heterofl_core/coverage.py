@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from heterofl_core import report
 from heterofl_core.evidence import Evidence, Record, how_long, state
 from heterofl_core.paper import EXCERPT, TABLES
 from heterofl_core.params import RunParams
@@ -19,7 +20,7 @@ from heterofl_core.tables import aligned, printed, run_link
 
 COVERAGE = {
     "done": "was run with the schedule that the study asks for",
-    "other schedule": "was run with another schedule only, mostly a shorter one",
+    "other schedule": "was run with another schedule only, a shorter one in nearly all cases",
     "stale": "was run by other code only",
     "missing": "was not run",
 }
@@ -94,12 +95,19 @@ def hours(records: Iterable[Record]) -> float:
 
 
 def summary(found: Mapping[str, str], records: Sequence[Record]) -> str:
-    """The whole study in two sentences; `found` as `coverage` gives it."""
-    number = Counter(found.values())
+    """The whole study in three sentences; `found` as `coverage` gives it."""
+    number, runs = Counter(found.values()), all_runs()
+    by_dataset = Counter((runs[run_id].dataset, came) for run_id, came in found.items())
+    parts = [
+        f"{by_dataset[dataset, 'done']} and {by_dataset[dataset, 'other schedule']} are on {title}"
+        for dataset, title in report.DATASETS.items()
+        if dataset in TABLES
+    ]
     return (
-        f"Of {number.total()} runs {number['done']} are done with the schedule that the study asks for, and "
-        f"{number['other schedule']} more with another one. "
-        f"The records are {len(records)}, and took {hours(records):.1f} machine hours."
+        f"Of {number.total()} planned runs {number['done']} are done with the paper's schedule, and "
+        f"{number['other schedule']} more with a shorter one only, which answers less: "
+        f"{', '.join(parts[:-1])}, {parts[-1]}. With repetitions by other seeds, {len(records)} runs are "
+        f"recorded, which took {hours(records):.1f} hours of machines."
     )
 
 

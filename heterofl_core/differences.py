@@ -5,8 +5,8 @@ what makes a run lucky. Their difference scatters less than the runs themselves,
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,16 @@ from heterofl_core.paper import CELLS
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS
 
+Kind = tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Difference:
     """How much better one setting is than another.
 
     Attributes:
-        value: the mean over pairs of one seed, in units of the metric, positive if better.
+        value: the mean over pairs of one seed, in points of accuracy or as the logarithm of a ratio of
+            perplexities, positive if better.
         half_width: of its 95 % interval, from the noise of pairs; NaN where that is not known.
         freedom: degrees of freedom of that noise; 0 where it is not known.
         pairs: how many there are.
@@ -35,7 +38,7 @@ class Difference:
 
     value: float
     half_width: float
-    freedom: int
+    freedom: float
     pairs: int
     schedule: str
     full: bool
@@ -45,19 +48,20 @@ class Difference:
 def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: str) -> Difference | None:
     """How much better a setting is by a metric; None unless both ran with one seed and by one schedule.
 
-    A setting's own two or three pairs say little of their spread, so settings lend each other theirs: see
-    `seed_noise`. This assumes that a seed moves these settings alike, up to a noise that is the same for all.
+    A setting's own two or three pairs say little of their spread, so settings of one kind lend each other
+    theirs: see `pair_noise`. This assumes that a seed moves these settings alike, up to a noise that is the
+    same for all of a kind.
     """
     answers = compared(evidence, better, worse)
     if answers is None:
         return None
     first, second = (answer.by_seed(metric) for answer in answers)
-    gains = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
-    noise, freedom = seed_noise(evidence, better, worse, metric, answers[0].rounds)
+    gains = [METRICS[metric].gain(first[seed], second[seed]) for seed in first.keys() & second.keys()]
+    noise, freedom = pair_noise(evidence, better, worse, metric, answers[0].rounds)
     both = Answer((*answers[0].records, *answers[1].records))
     return Difference(
-        value=METRICS[metric].sign * math.fsum(gains) / len(gains),
-        half_width=quantile(freedom) * noise * math.sqrt(2 / len(gains)) if freedom else math.nan,
+        value=math.fsum(gains) / len(gains),
+        half_width=quantile(freedom) * noise / math.sqrt(len(gains)) if freedom else math.nan,
         freedom=freedom,
         pairs=len(gains),
         schedule=both.schedule,
@@ -86,99 +90,108 @@ def shared_seeds(one: Answer, other: Answer) -> int:
     return len(set(one.seeds) & set(other.seeds))
 
 
-def kind(params: RunParams) -> tuple[str, str, str]:
+def kind(params: RunParams) -> Kind:
     """What decides how steadily a federation learns: settings of one kind are taken to scatter alike."""
-    return params.method, params.arch, params.norm
+    return params.method, params.arch, params.norm, params.masked_loss, params.selection
 
 
-def seed_noise(
+def pair_noise(
     evidence: Evidence, one: RunParams, other: RunParams, metric: str, rounds: int
-) -> tuple[float, int]:
-    """How much a run scatters beside what its setting and its seed explain.
+) -> tuple[float, float]:
+    """How much the difference of two runs with one seed scatters beside what their settings explain.
 
-    It is that of settings of the two kinds, if both were repeated with several seeds for so many rounds; else
-    of all settings; and if none were, of shorter ones, too: they scatter more, as a rule, so that errs to the
-    wide side.
+    It rests on settings of the same two kinds on the same data, which were repeated with several seeds for so
+    many rounds or, if none were, for fewer. No other kind lends its noise: a method that swings from round to
+    round says nothing of one that does not.
 
     Args:
         one, other: two settings on one data set and partition.
         rounds: for which they ran.
 
     Returns:
-        A standard deviation and its degrees of freedom; NaN and 0 where no two settings share two seeds.
+        A standard deviation and its degrees of freedom, which Welch and Satterthwaite's formula makes from
+        those of the two kinds; NaN and 0 where one of the kinds was not repeated.
     """
+    kinds = Counter((kind(one), kind(other)))
     repeated = [
         answer
         for answer in evidence.all_answers()
         if (answer.params.dataset, answer.params.partition) == (one.dataset, one.partition)
+        and kind(answer.params) in kinds
         and answer.rounds <= rounds
         and len(answer.records) > 1
     ]
     as_long = [answer for answer in repeated if answer.rounds == rounds]
-    kinds = {kind(one), kind(other)}
-    own = [answer for answer in as_long if kind(answer.params) in kinds]
-    pools = [as_long, repeated]
-    if {kind(answer.params) for answer in own} == kinds:
-        pools = [own, *pools]
-    found = (residual(pool, metric) for pool in pools)
-    return next(((noise, freedom) for noise, freedom in found if freedom), (math.nan, 0))
+    for pool in (as_long, repeated):
+        variances = kind_variances(pool, metric)
+        if variances.keys() == kinds.keys():
+            parts = [(count * variances[name][0], variances[name][1]) for name, count in kinds.items()]
+            variance = math.fsum(part for part, _ in parts)
+            if not variance:
+                return 0.0, math.fsum(freedom for _, freedom in parts)
+            return math.sqrt(variance), variance**2 / math.fsum(part**2 / freedom for part, freedom in parts)
+    return math.nan, 0
+
+
+def kind_variances(answers: Sequence[Answer], metric: str) -> dict[Kind, tuple[float, float]]:
+    """For each kind the variance of a run beside what its setting and its seed explain, and its degrees of
+    freedom; empty where nothing is left to tell it from.
+
+    Least squares on value = setting + seed of that length + noise (blocks, in the language of experiments).
+    Each kind has a share of the degrees of freedom as large as its share of the runs.
+    """
+    runs = pd.DataFrame(
+        [
+            (kind(answer.params), str(setting), f"{answer.rounds} {seed}", METRICS[metric].scale(value))
+            for setting, answer in enumerate(answers)
+            for seed, value in answer.by_seed(metric).items()
+        ],
+        columns=["kind", "setting", "block", "value"],
+    )
+    if runs.empty:
+        return {}
+    design = pd.get_dummies(runs[["setting", "block"]], dtype=float).to_numpy()  # (runs, settings + blocks)
+    fitted, _, explained, _ = np.linalg.lstsq(design, runs["value"].to_numpy())
+    share = 1 - int(explained) / len(runs)
+    if not share:
+        return {}
+    left = (runs["value"] - design @ fitted) ** 2
+    return {
+        name: (float(squares.sum() / (share * len(squares))), share * len(squares))
+        for name, squares in left.groupby(runs["kind"])
+    }
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How much runs of one data set, partition and length scatter in a metric.
+    """How much runs of one kind, data set, partition and length scatter in a metric.
 
     Attributes:
-        deviation, freedom: see `residual`.
+        deviation, freedom: see `kind_variances`.
         settings: with more than one seed; the others add nothing.
     """
 
     dataset: str
     partition: str
+    kind: Kind
     rounds: int
     metric: str
     deviation: float
-    freedom: int
+    freedom: float
     settings: int
 
 
 def noises(evidence: Evidence) -> list[Noise]:
-    """The noise in each result of the paper, as far as the records give it."""
-    groups: dict[tuple[str, str, int], list[Answer]] = defaultdict(list)
+    """The noise of each kind in each result of the paper, as far as its own settings give it."""
+    groups: dict[tuple[str, str, Kind, int], list[Answer]] = defaultdict(list)
     for answer in evidence.all_answers():
         if len(answer.records) > 1:
-            groups[answer.params.dataset, answer.params.partition, answer.rounds].append(answer)
-    found = (
-        Noise(*group, metric, *residual(answers, metric), len(answers))
+            params = answer.params
+            groups[params.dataset, params.partition, kind(params), answer.rounds].append(answer)
+    return [
+        Noise(*group, metric, math.sqrt(variance), freedom, len(answers))
         for group, answers in sorted(groups.items())
         for metric in METRICS
         if (group[1], metric) in CELLS and f"best_{metric}" in answers[0].records[0]["metrics"]
-    )
-    return [noise for noise in found if noise.freedom]
-
-
-def residual(answers: Iterable[Answer], metric: str) -> tuple[float, int]:
-    """What is left of runs when a constant for each setting and one for each seed are taken away.
-
-    Least squares on value = setting + seed of that length + noise (blocks, in the language of experiments).
-
-    Returns:
-        The standard deviation of the noise and its degrees of freedom, NaN and 0 where nothing is left.
-    """
-    runs = pd.DataFrame(
-        [
-            (str(setting), f"{answer.rounds} {seed}", value)
-            for setting, answer in enumerate(answers)
-            for seed, value in answer.by_seed(metric).items()
-        ],
-        columns=["setting", "block", "value"],
-    )
-    if runs.empty:
-        return math.nan, 0
-    design = pd.get_dummies(runs[["setting", "block"]], dtype=float).to_numpy()  # (runs, settings + blocks)
-    fitted, _, explained, _ = np.linalg.lstsq(design, runs["value"].to_numpy())
-    freedom = len(runs) - int(explained)
-    if not freedom:
-        return math.nan, 0
-    left = runs["value"].to_numpy() - design @ fitted
-    return math.sqrt(float(left @ left) / freedom), freedom
+        for variance, freedom in kind_variances(answers, metric).values()
+    ]

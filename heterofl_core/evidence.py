@@ -6,7 +6,7 @@ Nothing here needs torch.
 import functools
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, quantile(count - 1) * spread / math.sqrt(count), count)
 
 
-def quantile(freedom: int) -> float:
+def quantile(freedom: float) -> float:
     """How many standard errors a 95 % interval reaches to each side."""
     return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
@@ -165,6 +165,20 @@ class Evidence:
         """
         answers = (one for one in self.answers_to(params) if rounds in (None, one.rounds))
         return max(answers, key=lambda one: rank(one, params), default=None)
+
+    def usual_rounds(self, asked: Iterable[RunParams]) -> int | None:
+        """For how many rounds most of some runs were run, whatever else they were run for; the larger number
+        of equally frequent ones, and None if no one was.
+        """
+        counts = Counter(rounds for run in asked for rounds in {one.rounds for one in self.answers_to(run)})
+        return max(counts, key=lambda rounds: (counts[rounds], rounds), default=None)
+
+    def comparable(self, asked: Sequence[RunParams]) -> list[Answer | None]:
+        """An answer to each of some runs that are to be compared with one another: for equally many rounds,
+        as many as most of them, where there is one; else the best one.
+        """
+        rounds = self.usual_rounds(asked)
+        return [self.answer(run, rounds) or self.answer(run) for run in asked]
 
 
 def answer_of(records: Iterable[Record]) -> Answer:

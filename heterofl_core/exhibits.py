@@ -2,8 +2,9 @@
 
 import functools
 import html
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from IPython.display import HTML
@@ -22,14 +23,15 @@ from heterofl_core.paper import (
     table,
 )
 from heterofl_core.params import RunParams
-from heterofl_core.records import METRICS, all_records
-from heterofl_core.report import DATASETS, variation
+from heterofl_core.records import all_records
+from heterofl_core.report import dataset_title, variation
 from heterofl_core.settings import command
 from heterofl_core.studies import read_study
 from heterofl_core.tables import aligned, magnitude, run_link, searchable, signed, unless_empty
 
 DECIMALS = 2
-COLUMNS = ("Paper", "Ours", "Schedule", "±", "Seeds", "Difference")
+PERPLEXITIES = {"perplexity": "All", "masked_perplexity": "Masked", "visible_perplexity": "Visible"}
+COLUMNS = ("Paper", "Ours", "Schedule", "±", "Seeds", "Difference", "Final")
 
 
 @functools.cache
@@ -48,7 +50,8 @@ def results(dataset: str, partition: str, metric: str, excerpt: bool = False) ->
     described["Parameters"] = described["Parameters"].map(magnitude)
     described["FLOPs"] = described["FLOPs"].map(magnitude)
     described["Space (MB)"] = described["Space (MB)"].map("{:.2f}".format)
-    return beside(described, ["Model"], [run_of_row(dataset, partition, row) for row in rows], metric)
+    asked = [run_of_row(dataset, partition, row) for row in rows]
+    return beside(described, ["Model"], asked, list(map(all_evidence().answer, asked)), metric)
 
 
 def ablations(dataset: str, metric: str) -> Styler:
@@ -63,33 +66,28 @@ def ablations(dataset: str, metric: str) -> Styler:
         }
     )
     asked = [run_of_ablation(dataset, row) for row in rows]
-    return beside(described, described.columns, asked, metric, sources=["slides"])
-
-
-def runs(asked: Sequence[tuple[Mapping[str, str], RunParams]], metric: str) -> Styler:
-    """A table of any runs.
-
-    Args:
-        asked: what the first columns say of each run, and the run.
-    """
-    described = pd.DataFrame([words for words, _ in asked])
-    return beside(described, described.columns, [run for _, run in asked], metric)
+    answers = all_evidence().comparable(asked)
+    return beside(described, described.columns, asked, answers, metric, sources=["slides"])
 
 
 def beside(
     described: pd.DataFrame,
     words: Iterable[str],
-    asked: Iterable[RunParams],
+    asked: Sequence[RunParams],
+    answers: Sequence[Answer | None],
     metric: str,
     sources: Sequence[str] = SOURCES,
 ) -> Styler:
     """The paper's numbers and ours to the right of what describes the rows, in words or in numbers.
 
     Args:
+        asked, answers: a run for each row, and what we have of it.
         sources: of the paper's numbers, see `paper.paper_value`.
     """
-    evidence = all_evidence()
-    rows = [cell(evidence.answer(run), run, metric, paper_value(run, metric, sources)) for run in asked]
+    rows = [
+        cell(answer, run, metric, paper_value(run, metric, sources))
+        for run, answer in zip(asked, answers, strict=True)
+    ]
     cells = pd.DataFrame(rows, index=described.index)
     return searchable(aligned(pd.concat([described, cells], axis=1), text=[*words, "Schedule"]))
 
@@ -111,6 +109,7 @@ def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | No
         "±": "" if math.isnan(found.half_width) else f"{found.half_width:.{DECIMALS}f}",
         "Seeds": str(found.count),
         "Difference": "" if paper is None else signed(found.mean - paper),
+        "Final": f"{estimate(answer.values(metric, 'final')).mean:.{DECIMALS}f}",
     }
 
 
@@ -143,12 +142,12 @@ def points(found: pd.DataFrame) -> Styler | HTML:
 
 def sub_models(metric: str) -> Styler | HTML:
     """What clients of each level would use, beside a federation of that level alone, after the last round;
-    the caption counts the slices that are worse.
+    the caption counts the slices that are worse, and those that are better, by more than chance.
     """
     found = series.sub_models(all_evidence(), metric)
     rows = [
         {
-            "Data": f"{DATASETS[answer.params.dataset]}, {answer.params.partition}",
+            "Data": f"{dataset_title(answer.params.dataset)}, {answer.params.partition}",
             "Mix": linked(answer, f"{mix_of(answer)}{MARKS[answer.state]}"),
             "Level": level,
             "Its slice": f"{sliced:.{DECIMALS}f}",
@@ -161,8 +160,12 @@ def sub_models(metric: str) -> Styler | HTML:
         for answer, level, sliced, alone, gain, half_width, seeds in found.itertuples(index=False)
     ]
     table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
-    worse, judged = (found["gain"] < 0).sum(), found["gain"].count()
-    table.set_caption(f"Worse than alone: {worse} of {judged} slices.")
+    worse, better = ((sign * found["gain"] > found["half_width"]).sum() for sign in (-1, 1))
+    judged = found["gain"].count()
+    table.set_caption(
+        f"Of {judged} slices beside a level alone, {worse} are worse by more than ±, {better} are better by "
+        f"more, and of {judged - worse - better} that is open."
+    )
     return unless_empty(searchable(table))
 
 
@@ -177,29 +180,39 @@ def mix_of(answer: Answer) -> str:
 def selections(dataset: str, partition: str, metric: str) -> Styler:
     """Static, random and rolling sub-models under one protocol."""
     asked = [
-        ({"Levels": f"{run.levels}, {run.assignment}", "Sub-models": run.selection}, run)
-        for run in read_study("selection").runs
-        if (run.dataset, run.partition) == (dataset, partition)
+        run for run in read_study("selection").runs if (run.dataset, run.partition) == (dataset, partition)
     ]
-    return runs(asked, metric)
+    described = pd.DataFrame(
+        [{"Levels": f"{run.levels}, {run.assignment}", "Sub-models": run.selection} for run in asked]
+    )
+    answers: list[Answer | None] = []
+    for _, variants in itertools.groupby(asked, lambda run: (run.levels, run.assignment)):
+        answers += all_evidence().comparable(list(variants))
+    return beside(described, described.columns, asked, answers, metric)
 
 
 def perplexities() -> Styler:
-    """All runs on WikiText2, with the perplexity of all tokens, of the hidden and of the visible ones."""
-    names = ("perplexity", "masked_perplexity", "visible_perplexity")
-    rows = [
-        {
-            "Levels": linked(answer, f"{answer.params.levels}, {answer.params.assignment}"),
-            "Changed": variation(answer.params.model_dump(mode="json")),
-            **{METRICS[name].title: with_interval(answer.values(name)) for name in names},
-            "Seeds": str(len(answer.records)),
-            "Schedule": answer.schedule,
-        }
-        for answer in all_evidence().all_answers()
-        if answer.params.dataset == "wikitext2"
-    ]
-    columns = ["Levels", "Changed", *(METRICS[name].title for name in names), "Seeds", "Schedule"]
+    """All runs on WikiText2: the best perplexity beside the paper's, and after the last round the perplexity
+    of all tokens, of the hidden and of the visible ones.
+    """
+    rows = [perplexity_row(one) for one in all_evidence().all_answers() if one.params.dataset == "wikitext2"]
+    columns = ["Levels", "Changed", "Paper", "Best", *PERPLEXITIES.values(), "Seeds", "Schedule"]
     return searchable(aligned(pd.DataFrame(rows, columns=columns), text=["Levels", "Changed", "Schedule"]))
+
+
+def perplexity_row(answer: Answer) -> dict[str, str]:
+    """A row of `perplexities`."""
+    paper = paper_value(answer.params, "perplexity")
+    best = f"{estimate(answer.values('perplexity')).mean:.{DECIMALS}f}{MARKS[answer.state]}"
+    return {
+        "Levels": f"{answer.params.levels}, {answer.params.assignment}",
+        "Changed": variation(answer.params.model_dump(mode="json")),
+        "Paper": "–" if paper is None else f"{paper:.{DECIMALS}f}",
+        "Best": linked(answer, best),
+        **{title: with_interval(answer.values(name, "final")) for name, title in PERPLEXITIES.items()},
+        "Seeds": str(len(answer.records)),
+        "Schedule": answer.schedule,
+    }
 
 
 def with_interval(values: Sequence[float]) -> str:

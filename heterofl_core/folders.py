@@ -7,6 +7,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
 BOOK = ROOT / "book"
+VARIABLES = ("HETEROFL_DATA", "HETEROFL_OUTPUTS")
+"""The environment's variables that name folders."""
+
+
+def fix_folders() -> None:
+    """Makes the folders that the environment names absolute: processes that it starts may stand elsewhere."""
+    for name in VARIABLES:
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).absolute())
 
 
 def outputs_folder() -> Path:

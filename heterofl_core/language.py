@@ -26,8 +26,9 @@ PART = 32  # windows a job
 class LanguageModelling(Task):
     """WikiText2, cut into rows of running text that are shared among clients.
 
-    With the loss masks `zero` and `neg_inf` a client's model has only the client's own words and [MASK]. That
-    changes nothing: absent words have constant logits, no gradient, and are not aggregated.
+    With `label_restricted` and the loss masks `zero` or `neg_inf`, a client's model has only the client's own
+    words and [MASK]. That changes nothing: absent words have constant logits, no gradient, and are not
+    aggregated.
 
     Args:
         params: of the run.
@@ -113,6 +114,7 @@ class PartOfText:
     """Text that one job passes through a model.
 
     Attributes:
+        model: what it passes through.
         tokens, masked: shape (rows, length), a multiple of the window but at the end.
     """
 

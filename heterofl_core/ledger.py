@@ -3,28 +3,42 @@
 import html
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from heterofl_core.claims import MEASURED, OUTCOMES, VERDICTS, Claim, Comparison, judged, read_claims, verdict
+from heterofl_core.claims import (
+    IN_SHORT_RUNS,
+    MEASURED,
+    OUTCOMES,
+    VERDICTS,
+    Claim,
+    Comparison,
+    judged,
+    read_claims,
+    read_question,
+    verdict,
+)
 from heterofl_core.differences import noises
 from heterofl_core.evidence import MARKS, Evidence
 from heterofl_core.exhibits import all_evidence
-from heterofl_core.paper import TABLES, paper_difference
-from heterofl_core.params import RunParams
+from heterofl_core.paper import TABLES, paper_gain
+from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import METRICS
-from heterofl_core.report import DATASETS, variation
-from heterofl_core.tables import aligned, printed, signed
+from heterofl_core.report import DATASETS, dataset_title, variation
+from heterofl_core.tables import aligned, printed, searchable, signed
 
 PLURAL = {"holds": "hold", "fails": "fail", "open": "open"}
+NUMBERS = ("Margin", "Paper", "Ours", "±", "Pairs", "Freedom")
+"""Columns of a comparison that are numbers."""
 
 
 def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
     """What the runs on a data set say of a claim, and from how many outcomes; `–` if it makes no claim of it.
 
-    Where a measured comparison is not by the paper's schedule, it says so.
+    Where a measured comparison is not by the paper's schedule, it says so, in weaker words.
     """
     judgements = [judged(evidence, one) for one in claim.of(dataset)]
     if not judgements:
@@ -34,9 +48,10 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
     if not counts:
         return f"{said} (0 of {len(judgements)})"
     measured = [found for found, outcome in judgements if found and outcome in MEASURED]
-    short = "" if all(found.full for found in measured) else ", in short runs"
     found = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in MEASURED if counts[name])
-    return f"{said}{short} ({found} of {len(judgements)})"
+    if not all(found.full for found in measured):
+        said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
+    return f"{said} ({found} of {len(judgements)})"
 
 
 def overview(page: str = "") -> Styler:
@@ -62,71 +77,83 @@ def details() -> str:
     evidence = all_evidence()
     sections = []
     for claim in read_claims():
-        rows = pd.DataFrame([row(evidence, one) for one in claim.comparisons])
-        text = [
-            name for name in rows.columns if name not in ("Margin", "Paper", "Ours", "±", "Pairs", "Freedom")
-        ]
+        notes = "".join(f"<p>{html.escape(text)}</p>" for text in (claim.source, claim.note) if text)
+        table = side_by_side(evidence, claim.comparisons).to_html()
         sections.append(
             f'<details class="plain claim" id="claim-{claim.number}">'
-            f"<summary>{claim.number}. {html.escape(claim.text)}</summary><p>{html.escape(claim.source)}</p>"
-            f'<div class="pst-scrollable-table-container">{aligned(rows, text).to_html()}</div></details>'
+            f"<summary>{claim.number}. {html.escape(claim.text)}</summary>{notes}"
+            f'<div class="pst-scrollable-table-container">{table}</div></details>'
         )
     return "\n".join(sections)
 
 
+def question(name: str) -> Styler:
+    """The comparisons of a question of ours; see `claims.read_question`."""
+    return searchable(side_by_side(all_evidence(), read_question(name)))
+
+
+def side_by_side(evidence: Evidence, comparisons: Sequence[Comparison]) -> Styler:
+    """A line for each comparison."""
+    rows = pd.DataFrame([row(evidence, one) for one in comparisons])
+    rows = rows if any(one.margin for one in comparisons) else rows.drop(columns="Margin")
+    return aligned(rows, [name for name in rows.columns if name not in NUMBERS])
+
+
 def row(evidence: Evidence, comparison: Comparison) -> dict[str, Any]:
-    """A line of a claim's table; differences are positive if the first setting is the better one."""
+    """A line of a table; differences are positive if the first setting is the better one."""
     found, came = judged(evidence, comparison)
     better, worse = comparison.better, comparison.worse
-    paper = paper_difference(better, worse, comparison.metric)
+    paper = paper_gain(better, worse, comparison.metric)
     return {
-        "Data": f"{DATASETS[better.dataset]}, {better.partition}",
+        "Data": f"{dataset_title(better.dataset)}, {better.partition}",
         "Better": short(better, worse),
         "Worse": short(worse, better),
         "Metric": METRICS[comparison.metric].title,
         "Margin": signed(comparison.margin) if comparison.margin else "0",
-        "Paper": "–" if paper is None else signed(METRICS[comparison.metric].sign * paper),
+        "Paper": "–" if paper is None else signed(paper),
         "Ours": signed(found.value) + MARKS[found.state] if found else "–",
         "±": "–" if found is None or math.isnan(found.half_width) else f"{found.half_width:.2f}",
         "Pairs": str(found.pairs) if found else "–",
-        "Freedom": str(found.freedom) if found and found.freedom else "–",
+        "Freedom": f"{found.freedom:.1f}" if found and found.freedom else "–",
         "Outcome": came,
         "Schedule": found.schedule if found else "",
     }
 
 
 def short(run: RunParams, other: RunParams) -> str:
-    """What tells a run from the one that it is compared with, behind its levels."""
-    ours, theirs = (one.model_dump(mode="json") for one in (run, other))
-    changed = variation(ours)
-    assignment = (
-        [run.assignment]
-        if ours["levels"] == theirs["levels"] and ours["assignment"] != theirs["assignment"]
-        else []
-    )
-    return ", ".join([run.levels, *assignment, *([changed] if changed else [])])
+    """What tells a run from the one that it is compared with, and from others, behind its levels."""
+    changed = variation(run.model_dump(mode="json"))
+    usual = run_params(dataset=run.dataset, levels=run.levels).assignment
+    told = run.assignment != usual or (run.levels == other.levels and run.assignment != other.assignment)
+    return ", ".join([run.levels, *([run.assignment] if told else []), *([changed] if changed else [])])
 
 
 def rules() -> Styler:
     """What outcomes and verdicts mean."""
     rows = [("a comparison", name, text) for name, text in OUTCOMES.items()]
-    rows += [("a claim", name, text) for name, text in VERDICTS.items()]
+    rows += [("a claim", " or ".join(words(name)), text) for name, text in VERDICTS.items()]
     return printed(pd.DataFrame(rows, columns=["of", "is said", "if"]))
 
 
+def words(verdict: str) -> list[str]:
+    """A verdict, and what is said instead of it in short runs, if that is another word."""
+    return [verdict, *filter(None, [IN_SHORT_RUNS.get(verdict)])]
+
+
 def scatter() -> Styler:
-    """What the intervals rest on: how much runs scatter beside what setting and seed explain."""
+    """What the intervals rest on: how much runs of a kind scatter beside what setting and seed explain."""
     rows = [
         {
-            "Data": f"{DATASETS[noise.dataset]}, {noise.partition}",
+            "Data": f"{dataset_title(noise.dataset)}, {noise.partition}",
+            "Kind": ", ".join(noise.kind),
             "Rounds": str(noise.rounds),
             "Metric": METRICS[noise.metric].title,
             "Standard deviation": f"{noise.deviation:.2f}",
-            "Degrees of freedom": str(noise.freedom),
+            "Degrees of freedom": f"{noise.freedom:.0f}",
             "Settings with several seeds": str(noise.settings),
         }
         for noise in noises(all_evidence())
     ]
-    columns = ["Data", "Rounds", "Metric", "Standard deviation", "Degrees of freedom"]
+    columns = ["Data", "Kind", "Rounds", "Metric", "Standard deviation", "Degrees of freedom"]
     table = pd.DataFrame(rows, columns=[*columns, "Settings with several seeds"])
-    return aligned(table, text=["Data", "Metric"])
+    return aligned(table, text=["Data", "Kind", "Metric"])

@@ -10,25 +10,26 @@ from heterofl_core.errors import InputError
 from heterofl_core.folders import outputs_folder
 
 
-def lock_path(name: str) -> Path:
+def lock_path(name: str, folder: Path | None = None) -> Path:
     """The file that is locked; it stays when nobody holds it."""
-    return outputs_folder() / "locks" / name
+    return (folder or outputs_folder()) / "locks" / name
 
 
 @contextmanager
-def locked(name: str, wait: bool = True) -> Iterator[bool]:
+def locked(name: str, wait: bool = True, folder: Path | None = None) -> Iterator[bool]:
     """Holds the lock of a run, or of anything else that has a name, as long as the block lasts.
 
     Args:
         wait: until another process lets go of it; else the block runs without it.
+        folder: with what is locked; the outputs folder unless given.
 
     Yields:
         Whether the lock is held: False only if another process holds it and `wait` is False.
 
     Raises:
-        InputError: the outputs folder cannot be written.
+        InputError: the folder cannot be written.
     """
-    path = lock_path(name)
+    path = lock_path(name, folder)
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

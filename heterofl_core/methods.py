@@ -17,7 +17,9 @@ def shared_parameters(method: str, model: SliceableModel, shared_layers: int) ->
     Args:
         method: a name in the table above.
         shared_layers: for `lg-fedavg`, how many of the last layers with a weight matrix are shared, with
-            all that lies between and behind them.
+            all that lies between and behind them in the order of the state dict. That may cut a block of
+            `preresnet18` in two: its shortcut stands behind its two convolutions, and with 4 it is shared
+            and they are not.
     """
     names = list(model.state_dict())
     if method == "standalone":

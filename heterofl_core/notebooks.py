@@ -7,29 +7,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nbformat
+from nbformat import NotebookNode
+
 from heterofl_core.errors import InputError
 from heterofl_core.files import atomic, sweep
 from heterofl_core.folders import BOOK, ROOT
 from heterofl_core.locks import locked
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path
+from heterofl_core.report import SWITCHES
 from heterofl_core.settings import split_settings, telling
 
 NOTEBOOKS = {"digits": "mnist", "mnist": "mnist", "cifar10": "cifar10", "wikitext2": "wikitext2"}
 """For each data set the notebook in `book/experiments/` of the paper's own setting. Somebody's own
 images have MNIST's."""
+ABLATED = set(SWITCHES) - {"method", "arch", "shared_layers", "selection"}
+"""The switches of the ablation; baselines have a notebook of theirs, other networks and sub-models none."""
 
 
 def notebook_of(params: RunParams) -> str:
     """The notebook in `book/experiments/` that tells the story of a run."""
     usual = run_params(dataset=params.dataset, levels=params.levels, partition=params.partition)
-    switches = (
-        *("norm", "scaler", "masked_loss", "label_restricted", "augmented_statistics", "blocks"),
-        *("predicted", "mask_trained"),
-    )
     if params.method != "heterofl":
         return "baselines"
-    if any(getattr(params, name) != getattr(usual, name) for name in switches):
+    if any(getattr(params, name) != getattr(usual, name) for name in ABLATED):
         return "ablation"
     if params.assignment == "fix" and usual.assignment == "dynamic":
         return "interpolation"
@@ -79,22 +81,24 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
     """Executes the notebook of one run.
 
     papermill writes to a temporary file; the executed notebook appears only when the run is done. If another
-    process executes the same notebook, this one waits for it.
+    process executes the same notebook, this one waits for it, and takes its record.
 
     Args:
         values: parameters of the run and settings of its execution, as given.
 
     Returns:
-        The executed notebook, or None if the run was done before.
+        The executed notebook, or None if the run was done before, or meanwhile.
 
     Raises:
         InputError: the settings are wrong, or the notebook failed; the message says where it lies.
     """
     params, execution = split_settings(values)
-    path = executed_path(params.run_id)
+    path, record = executed_path(params.run_id), record_path(params.run_id)
+    before = written_at(record)
     with locked(path.name):
-        if record_path(params.run_id).exists() and not execution.force:
-            print(f"{params.run_id} is done already; --force redoes it")
+        redo = execution.force and written_at(record) == before
+        if record.exists() and not redo:
+            print(f"{params.run_id} is done already{'' if execution.force else '; --force redoes it'}")
             return None
         sweep(path)
         execute_notebook(params, values)
@@ -102,34 +106,69 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
     return path
 
 
+def written_at(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
 def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:
-    """Has papermill execute a notebook, which it keeps among the failed ones if it fails.
+    """Has papermill execute a run's notebook, which is kept among the failed ones if it fails.
 
     Raises:
         InputError: it failed; the message says where it lies.
     """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     trace = {"trace": params.trace} if params.trace else {}  # the kernel might not find a table's path
     with atomic(executed_path(params.run_id)) as temporary:
         try:
-            papermill.execute_notebook(
-                source_of(params),
-                temporary,
-                parameters={**beside_defaults(params), **values, **trace},
-                cwd=ROOT,
-                kernel_name="python3",
-                progress_bar=False,  # the run's own bar says more
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
-            )
-        except (
-            PapermillExecutionError,
-            RuntimeError,
-        ) as error:  # RuntimeError: its kernel died, or never lived
+            settings = {**beside_defaults(params), **values, **trace}
+            through_papermill(source_of(params), temporary, settings, stdout_file=sys.stdout)
+        except InputError as error:
             kept = failed_path(params.run_id)
             with atomic(kept) as copy:
                 copy.write_bytes(temporary.read_bytes())
-            reason = getattr(error, "evalue", f"{error}; the same command goes on from where it stopped")
-            raise InputError(f"{reason} (the notebook as far as it came: {kept})") from error
+            raise InputError(f"{error}; the notebook as far as it came: {kept}") from error
+
+
+def through_papermill(
+    source: Path, target: Path, settings: Mapping[str, Any], **options: Any
+) -> NotebookNode:
+    """A notebook as papermill executed it, in the checkout's folder.
+
+    Args:
+        source, target: the notebook, and the file that is overwritten with what came of it.
+        settings: in place of those in its cell tagged `parameters`.
+        options: of `papermill.execute_notebook`.
+
+    Raises:
+        InputError: a cell failed, or the kernel died.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        return papermill.execute_notebook(
+            source,
+            target,
+            parameters=settings,
+            cwd=ROOT,
+            kernel_name="python3",
+            progress_bar=False,  # a run's own bar says more
+            stderr_file=sys.stderr,
+            **options,
+        )
+    except PapermillExecutionError as error:
+        raise InputError(f"{error.evalue} (cell {error.cell_index})") from error
+    except RuntimeError as error:  # its kernel died, or never lived
+        raise InputError(f"{error}; the same command goes on from where it stopped") from error
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook as it is stored.
+
+    Raises:
+        InputError: it is none, as after a merge that left both sides in it.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, nbformat.ValidationError) as error:
+        raise InputError(f"notebook {path} is damaged ({error}); restore or delete it") from error

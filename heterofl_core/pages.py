@@ -17,7 +17,7 @@ from heterofl_core.evidence import state
 from heterofl_core.files import write_text
 from heterofl_core.folders import BOOK
 from heterofl_core.locks import locked
-from heterofl_core.notebooks import notebook_of, papermill_command
+from heterofl_core.notebooks import notebook_of, papermill_command, read_notebook
 from heterofl_core.params import RunParams
 from heterofl_core.records import all_records, collect, executed_path
 from heterofl_core.report import title_of
@@ -47,7 +47,7 @@ def copy_pages() -> list[Path]:
     pages = []
     for record in featured(all_records()):
         source = executed_path(record["run_id"])
-        notebook = nbformat.read(source, as_version=4)
+        notebook = read_notebook(source)
         notebook.cells[0].source = introduction(notebook.cells[0].source, record["params"])
         pages.append(folder / source.name)
         write_text(pages[-1], nbformat.writes(notebook))
@@ -71,9 +71,9 @@ def build_book(solutions: bool = True) -> Path:
         Its first page.
 
     Raises:
-        InputError: a record is damaged, or the build failed; it has said why.
+        InputError: a record or notebook is damaged, or the build failed; it has said why.
     """
-    with locked("book"):
+    with locked("book", folder=BOOK / "_build"):  # that is written, whatever outputs it is made from
         collect()
         write_badges()
         copy_pages()

@@ -8,6 +8,7 @@ import pandas as pd
 from heterofl_core.evidence import question
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import RunParams, run_params
+from heterofl_core.records import METRICS
 
 TABLES = {
     "mnist": "table5_mnist.csv",
@@ -96,10 +97,29 @@ def paper_value(params: RunParams, metric: str, sources: Sequence[str] = SOURCES
     return next((value for value in values if value is not None), None)
 
 
-def paper_difference(one: RunParams, other: RunParams, metric: str) -> float | None:
-    """By how much two results differ in a table that prints both; None if there is none."""
+def paper_gain(better: RunParams, worse: RunParams, metric: str) -> float | None:
+    """How much better one result is than another in a table that prints both; None if there is none."""
     for source in SOURCES:
-        first, second = (paper_value(params, metric, [source]) for params in (one, other))
+        first, second = (paper_value(params, metric, [source]) for params in (better, worse))
         if first is not None and second is not None:
-            return first - second
+            return METRICS[metric].gain(first, second)
     return None
+
+
+def printed_twice() -> pd.DataFrame:
+    """The results that Tables 5 and 6 print, and the slides for the same settings: how well the paper repeats
+    itself, in percent.
+    """
+    rows = [
+        {"dataset": dataset, "levels": row["model"], "metric": metric} | values
+        for dataset in ("mnist", "cifar10")
+        for _, row in ablation().iterrows()
+        for metric in ABLATION_CELLS
+        if None not in (values := both(run_of_ablation(dataset, row), metric)).values()
+    ]
+    return pd.DataFrame(rows)
+
+
+def both(params: RunParams, metric: str) -> dict[str, float | None]:
+    """A result as each of `SOURCES` prints it."""
+    return {source: paper_value(params, metric, [source]) for source in SOURCES}

@@ -62,13 +62,14 @@ class RunParams(BaseModel):
         partition: `iid`, `non-iid-k` for at most k labels a client, or `dirichlet-α`.
         assignment: `fix`; `dynamic` for levels drawn anew each round; `uniform` for levels drawn once;
             `trace` for given ones.
-        trace: the clients' levels as one text with a letter for each, such as `aabce`.
+        trace: the clients' levels as one text with a letter for each, such as `aabce`; each level of the mix
+            occurs.
         selection: which coordinates a sub-model has: `static` (HeteroFL), `random` or `rolling`.
         norm: `sbn`, or `none`, `in`, `gn`, `ln`, `bn`.
         scaler: whether the Scaler is on.
-        masked_loss: `zero`, `neg_inf`, `detach`, or `none`.
+        masked_loss: `zero`, `neg_inf`, `detach`, or `none`; baselines have `none` only.
         label_restricted: whether the classifier's rows (and the rows of a token embedding) are averaged only
-            over the clients that hold the label.
+            over the clients that hold the label; never by a baseline.
         predicted: positions of a text whose tokens clients learn to predict: `all`, or the `masked` ones.
         mask_trained: whether clients send the embedding of [MASK] back, too; without `label_restricted`
             they send all rows.
@@ -76,7 +77,7 @@ class RunParams(BaseModel):
         augmented_statistics: whether they are so for the sBN statistics too.
         protocol: `paper` for Table 4's schedule, `short` for the same with rounds and milestones
             multiplied by `schedule_factor`, `smoke` for two rounds, `custom` for any other.
-        schedule_factor: of the `short` protocol, in (0, 1]; 1 for the others.
+        schedule_factor: of the `short` protocol, in (0, 1); 1 for the others.
         num_clients, participation: clients in all, and the share of them active in a round.
         rounds, local_epochs, batch_size: communication rounds, epochs of a client in each, examples.
         lr, milestones: learning rate, and the rounds after which it is multiplied by 0.1.
@@ -141,17 +142,14 @@ class RunParams(BaseModel):
         mix = Mix.parse(self.levels)
         if self.assignment == "fix":
             mix.fix(self.num_clients)
-        if self.assignment == "uniform" and len(set(mix.parts)) > 1:
+        if self.assignment in ("uniform", "trace") and len(set(mix.parts)) > 1:
             raise InputError(
-                f"levels {self.levels!r} has numbers, which assignment uniform does not follow; "
+                f"levels {self.levels!r} has numbers, which assignment {self.assignment} does not follow; "
                 f"allowed is {'-'.join(mix.levels)!r}, or assignment fix or dynamic"
             )
         self.check_trace(mix)
         self.check_architecture()
-        if self.method != "heterofl" and len(mix.levels) > 1:
-            raise InputError(
-                f"levels {self.levels!r} is a mix, but method {self.method} allows one level only"
-            )
+        self.check_method(mix)
         if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
             raise InputError(
                 f"milestones {list(self.milestones)} is not allowed; give rounds from 1 on, ascending"
@@ -159,7 +157,10 @@ class RunParams(BaseModel):
         return self
 
     def check_trace(self, mix: Mix) -> None:
-        """A trace belongs to the assignment `trace`, and has a level of the mix for each client."""
+        """A trace belongs to the assignment `trace`, and has a level of the mix for each client.
+
+        It has each level of the mix: the slice of one that nobody has would be judged, too.
+        """
         if (self.trace is None) != (self.assignment != "trace"):
             raise InputError(
                 f"trace {self.trace!r} does not go with assignment {self.assignment!r}; assignment trace "
@@ -174,13 +175,14 @@ class RunParams(BaseModel):
             raise InputError(
                 f"trace has the level {strangers[0]!r}, which levels {self.levels!r} does not have"
             )
-        if mix.largest not in self.trace:
+        absent = [level for level in mix.levels if level not in self.trace]
+        if absent:
             raise InputError(
-                f"trace has no client of level {mix.largest}, the largest of levels {self.levels!r}"
+                f"trace has no client of level {absent[0]!r}, which levels {self.levels!r} asks for"
             )
 
     def check_architecture(self) -> None:
-        """The architecture fits the data, the norm and the method."""
+        """The architecture fits the data and the norm, and other settings fit the data."""
         text = self.dataset == "wikitext2"
         if self.arch not in ARCHITECTURES and not is_own_model(self.arch):
             raise InputError(
@@ -202,15 +204,28 @@ class RunParams(BaseModel):
                 raise InputError(
                     f"{name} {getattr(self, name)!r} is for dataset wikitext2 only, not for {self.dataset}"
                 )
-        personal = self.method in ("standalone", "lg-fedavg")
-        if text and personal:
+        for name in ("augmented", "augmented_statistics"):
+            if text and getattr(self, name):
+                raise InputError(f"{name} True is for images; dataset wikitext2 allows False")
+
+    def check_method(self, mix: Mix) -> None:
+        """A baseline has one level, and no label masks: FedAvg with them would be HeteroFL of one level."""
+        if self.method == "heterofl":
+            return
+        if self.dataset == "wikitext2" and self.method != "fedavg":
             raise InputError(
                 f"method {self.method!r} is for images; dataset wikitext2 allows heterofl, fedavg"
             )
-        if personal and self.label_restricted:
+        if len(mix.levels) > 1:
             raise InputError(
-                f"label_restricted True is not possible with method {self.method!r}; allowed is False"
+                f"levels {self.levels!r} is a mix, but method {self.method} allows one level only"
             )
+        for name, usual in (("masked_loss", "none"), ("label_restricted", False)):
+            if getattr(self, name) != usual:
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} is part of HeteroFL, and not of method {self.method!r}; "
+                    f"allowed is {usual!r}, or method heterofl"
+                )
 
     @property
     def num_active(self) -> int:
@@ -235,7 +250,8 @@ class RunParams(BaseModel):
 
 
 class Execution(BaseModel):
-    """How a run is executed; none of it changes the result, but for the rounding that engine and device make.
+    """How a run is executed; none of it changes the result, but for the rounding that engine and device make,
+    and for the Transformer's dropout, which a GPU draws by a generator of its own.
 
     Attributes:
         engine: `plain` for a loop operation by operation; `compiled` for local steps that are programs of
@@ -314,10 +330,14 @@ def run_params(**values: Any) -> RunParams:
     settings = params.model_dump(mode="json")
     if any(settings[name] != plan[name] for name in SCHEDULE):
         changes["protocol"] = "custom"
+    elif (params.protocol, params.schedule_factor) == ("short", 1):
+        changes["protocol"] = "paper"
     if changes.get("protocol", params.protocol) != "short":
         changes["schedule_factor"] = 1.0
     if len(mix.levels) == 1:
         changes |= {"assignment": "fix", "trace": None, "selection": "static"}
+        if params.method == "heterofl":
+            changes["scaler"] = True  # its factor is 1 anyway
     if params.method != "lg-fedavg":
         changes["shared_layers"] = RunParams.model_fields["shared_layers"].default
     if not params.label_restricted:

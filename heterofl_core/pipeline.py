@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from heterofl_core.errors import InputError
-from heterofl_core.folders import BOOK, ROOT, outputs_folder
+from heterofl_core.folders import BOOK, PARAMS, ROOT, outputs_folder
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.records import runs_folder
 from heterofl_core.settings import from_texts, split_changes, to_texts
@@ -21,6 +21,7 @@ from heterofl_core.status import RunStatus, status_of
 from heterofl_core.studies import read_study, study_names
 
 WORKFLOW = ROOT / "workflow"
+PROFILES = WORKFLOW / "profiles"
 MEMORY_MB = {"digits": 1_000, "mnist": 2_000, "cifar10": 3_000, "wikitext2": 3_000}
 """What a run asks a cluster for, beside its workers."""
 OWN_MB = 4_000
@@ -69,6 +70,11 @@ class Plan:
         force = ["--force"] if run_id in self.force else []
         return shlex.join([*as_options(to_texts(params | execution)), *force])
 
+    @property
+    def gpu(self) -> dict[str, Any]:
+        """What a run asks a cluster for if it needs a GPU."""
+        return {"gpu": 1, "gpu_manufacturer": "nvidia"} if self.execution.device == "cuda" else {}
+
     def memory_mb(self, run_id: str) -> int:
         """The memory that a run asks a cluster for."""
         return MEMORY_MB.get(self.runs[run_id].dataset, OWN_MB) + self.workers * WORKER_MB
@@ -91,6 +97,8 @@ def plan(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> P
         InputError: a study is unknown, a setting is not valid, or a record is damaged.
     """
     changes, execution = split_changes(from_texts(settings))
+    if execution.force:
+        raise InputError("force True is not for pipeline; allowed is --redo-stale, or study --force")
     statuses = statuses_of(studies, changes)
     damaged = [status for status in statuses.values() if status.state == "damaged"]
     if damaged:
@@ -127,7 +135,10 @@ def newest_record() -> list[Path]:
 def book_sources() -> list[Path]:
     """What the book is made of, beside the records."""
     patterns = ("*.md", "*.yml", "*.bib", "decisions/*", "report/*", "_ext/*", "_static/*", "figures/*")
-    return sorted(path for pattern in patterns for path in BOOK.glob(pattern))
+    folders = [PARAMS, *(outputs_folder() / name for name in ("course", "bench", "equivalent"))]
+    found = [path for pattern in patterns for path in BOOK.glob(pattern)]
+    found += [path for folder in folders for path in folder.rglob("[!.]*")]  # none that is being written
+    return sorted(path for path in found if path.is_file())
 
 
 def snakemake_command(
@@ -138,13 +149,37 @@ def snakemake_command(
     Args:
         studies, settings, redo_stale: see `plan`.
         profile: a folder in `workflow/profiles/` for a cluster, or a path; none for this machine.
+
+    Raises:
+        InputError: there is no such profile.
     """
-    named = [str(Path(name).resolve()) if name.endswith(".yaml") else name for name in studies]
-    config = {"studies": named, "settings": list(settings), "redo_stale": redo_stale}
-    own = WORKFLOW / "profiles" / (profile or "default")
+    given = {name: from_anywhere(value) for name, value in from_texts(settings).items()}
+    config = {
+        "studies": [from_anywhere(name) for name in studies],
+        "settings": to_texts(given),
+        "redo_stale": redo_stale,
+    }
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")),
         *("--directory", str(ROOT)),
-        *(["--profile", str(own if own.is_dir() else profile)] if profile else ["--cores", "all"]),
+        *(["--profile", str(profile_folder(profile))] if profile else ["--cores", "all"]),
         *("--config", *(f"{name}={json.dumps(value)}" for name, value in config.items())),
     ]
+
+
+def from_anywhere(value: Any) -> Any:
+    """The file of a study or a trace as Snakemake finds it, which stands elsewhere; else the value itself."""
+    return str(Path(value).resolve()) if str(value).endswith((".yaml", ".csv")) else value
+
+
+def profile_folder(profile: str) -> Path:
+    """The folder of a profile, ours or somebody's own.
+
+    Raises:
+        InputError: there is none.
+    """
+    for folder in (PROFILES / profile, Path(profile).resolve()):
+        if folder.is_dir():
+            return folder
+    known = ", ".join(sorted({path.name for path in PROFILES.iterdir()} - {"default"}))
+    raise InputError(f"profile {profile!r} is unknown; allowed are {known}, or a folder with one of your own")

@@ -8,7 +8,7 @@ outputs/runs/<run_id>/checkpoint.safetensors   parameters and progress; deleted 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,26 @@ class Metric:
         title: for people.
         axis: label of a figure's axis, with the unit.
         sign: +1 if more is better, -1 if less is.
+        scale: on which two values are compared. A perplexity is compared by its logarithm: a tenth less is
+            as much better from 4 as from 4000.
     """
 
     title: str
     axis: str
     sign: int
+    scale: Callable[[float], float] = float
+
+    def gain(self, value: float, other: float) -> float:
+        """How much better a value is than another one: in points, or as the logarithm of their ratio."""
+        return self.sign * (self.scale(value) - self.scale(other))
 
 
 METRICS = {
     "global_accuracy": Metric("Global accuracy", "accuracy (%)", +1),
     "local_accuracy": Metric("Local accuracy", "accuracy (%)", +1),
-    "perplexity": Metric("Perplexity", "perplexity", -1),
-    "masked_perplexity": Metric("Perplexity of masked tokens", "perplexity", -1),
-    "visible_perplexity": Metric("Perplexity of visible tokens", "perplexity", -1),
+    "perplexity": Metric("Perplexity", "perplexity", -1, math.log),
+    "masked_perplexity": Metric("Perplexity of masked tokens", "perplexity", -1, math.log),
+    "visible_perplexity": Metric("Perplexity of visible tokens", "perplexity", -1, math.log),
 }
 """By the name of their column in `rounds.csv`; images have the accuracies, text the perplexities."""
 

@@ -5,12 +5,14 @@ A plan in `params/plans/` is a study whose order matters: what tells most per ma
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from heterofl_core.errors import InputError
 from heterofl_core.estimate import Timings, seconds_of
 from heterofl_core.folders import PARAMS
 from heterofl_core.notebooks import run_notebook
-from heterofl_core.params import RunParams
+from heterofl_core.params import Execution, RunParams
 from heterofl_core.settings import telling
 from heterofl_core.status import RunStatus, status_of
 from heterofl_core.studies import Study, read_study
@@ -20,16 +22,17 @@ PLANS = PARAMS / "plans"
 HOUR = 3600.0  # seconds
 
 
-def read_plan(name: str) -> Study:
-    """A plan by its name, or by the path of its file.
+def read_plan(name: str, **changes: Any) -> Study:
+    """A plan by its name, or by the path of its file; for `changes` see `read_study`.
 
     Raises:
         InputError: there is no such plan.
     """
-    if not name.endswith(".yaml") and not (PLANS / f"{name}.yaml").exists():
+    path = Path(name) if name.endswith(".yaml") else PLANS / f"{name}.yaml"
+    if not path.exists():
         known = ", ".join(sorted(path.stem for path in PLANS.glob("*.yaml")))
         raise InputError(f"plan {name!r} is unknown; allowed are {known}, or a YAML file")
-    return read_study(name if name.endswith(".yaml") else str(PLANS / f"{name}.yaml"))
+    return read_study(str(path), **changes)
 
 
 def to_do(status: RunStatus) -> bool:
@@ -60,24 +63,29 @@ def next_run(
     return None
 
 
-def work_off(plan: str, hours: float) -> list[str]:
+def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> list[str]:
     """Does runs of a plan through papermill until the time is over or nothing is left that fits.
 
     It may be stopped at any moment: the run goes on from its checkpoint the next time.
 
     Args:
         plan: its name.
-        hours: a run that would take longer than what is left of them is not started.
+        hours: a run that would take longer than what is left of them, on the processor, is not started.
+        execution: of each run.
+        changes: parameters that win over the plan's in every run.
 
     Returns:
         Ids of the runs that were done.
 
     Raises:
-        InputError: there is no such plan, or hours are not positive.
+        InputError: there is no such plan, one of its runs is not valid, hours are not positive, or runs that
+            are done are to be done again.
     """
     if not hours > 0:
         raise InputError(f"hours {hours} is not allowed; it must be above 0")
-    runs, end = read_plan(plan).runs, time.monotonic() + hours * HOUR
+    if execution.force:
+        raise InputError("force True is not for results; allowed is study --force")
+    runs, end = read_plan(plan, **changes).runs, time.monotonic() + hours * HOUR
     timings = timings_for(runs)
     done: list[str] = []
     failed: set[str] = set()
@@ -85,7 +93,8 @@ def work_off(plan: str, hours: float) -> list[str]:
         params = status.params
         print(f"{params.run_id}: at most {seconds_left(status, timings) / 60:.0f} minutes", flush=True)
         try:
-            run_notebook(telling(params) | ({"force": True} if status.state == "stale" else {}))
+            how = execution.model_copy(update={"force": status.state == "stale"})
+            run_notebook(telling(params) | how.model_dump(exclude_defaults=True))
             if to_do(status_of(params)):
                 raise InputError("its notebook ended, and the run is not done")
             done.append(params.run_id)

@@ -2,12 +2,11 @@
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from heterofl_core.evidence import Answer, Evidence, estimate
+from heterofl_core.differences import pair_noise
+from heterofl_core.evidence import Answer, Evidence, estimate, quantile
 from heterofl_core.levels import LEVELS
 from heterofl_core.paper import paper_value
 from heterofl_core.params import RunParams, run_params
@@ -41,7 +40,7 @@ def interpolation(evidence: Evidence, dataset: str, partition: str, metric: str)
     mixes, ends = (
         [run for (_, tenths), run in asked.items() if (0 < tenths < 10) == inner] for inner in (True, False)
     )
-    rounds = usual_rounds(evidence, mixes) or usual_rounds(evidence, ends)
+    rounds = evidence.usual_rounds(mixes) or evidence.usual_rounds(ends)
     rows = []
     for ((large, small), tenths), run in asked.items():
         place = {"large": large, "small": small, "share": 10 * tenths}
@@ -54,38 +53,30 @@ def interpolation(evidence: Evidence, dataset: str, partition: str, metric: str)
     return pd.DataFrame(rows, columns=["large", "small", "share", "value", "half_width", "whose", "schedule"])
 
 
-def usual_rounds(evidence: Evidence, asked: Iterable[RunParams]) -> int | None:
-    """For how many rounds most of some runs were run, the larger number of equally frequent ones; None if no
-    one was.
-    """
-    counts = Counter(answer.rounds for run in asked if (answer := evidence.answer(run)))
-    return max(counts, key=lambda rounds: (counts[rounds], rounds), default=None)
-
-
-def half_and_half(dataset: str, partition: str) -> Iterator[tuple[tuple[str, str], str, RunParams]]:
-    """The runs of Figures 9 to 11: pair, assignment, run."""
-    for pair in PAIRS:
-        for assignment in ("fix", "dynamic"):
-            yield (
-                pair,
-                assignment,
-                run_params(
-                    dataset=dataset, partition=partition, levels="-".join(pair), assignment=assignment
-                ),
-            )
+def half_and_half(dataset: str, partition: str, pair: tuple[str, str]) -> dict[str, RunParams]:
+    """The two runs of Figures 9 to 11 with a pair of levels, by assignment."""
+    return {
+        assignment: run_params(
+            dataset=dataset, partition=partition, levels="-".join(pair), assignment=assignment
+        )
+        for assignment in ("fix", "dynamic")
+    }
 
 
 def learning_curves(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
-    """The evaluated rounds of all runs of Figures 9 to 11 that there are, seed 0 or the first one.
+    """The evaluated rounds of all runs of Figures 9 to 11 that there are, seed 0 or the first one; the two of
+    a pair for equally many rounds, if there are such.
 
     Returns:
         The columns of `rounds.csv`, and `large`, `small`, `assignment` and `schedule`.
     """
-    found = [
-        curve_of(answer).assign(large=large, small=small, assignment=assignment, schedule=answer.schedule)
-        for (large, small), assignment, run in half_and_half(dataset, partition)
-        if (answer := evidence.answer(run))
-    ]
+    found = []
+    for large, small in PAIRS:
+        asked = half_and_half(dataset, partition, (large, small))
+        for assignment, answer in zip(asked, evidence.comparable(list(asked.values())), strict=True):
+            if answer:
+                named = {"large": large, "small": small, "assignment": assignment}
+                found.append(curve_of(answer).assign(**named, schedule=answer.schedule))
     columns = ["round", "large", "small", "assignment", "schedule"]
     return pd.concat(found or [pd.DataFrame(columns=columns)])
 
@@ -105,19 +96,23 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
         A row for each setting and schedule of a mix and each of its smaller levels: `answer` (the runs of the
         mix), `level`, `sliced` (its slice of the final global model, the mean over `seeds`), `alone` (the
         final model where all clients have that level), `gain` (how much the slice is better, negative where
-        it is worse), `half_width` (of the 95 % interval of the gain) and `seeds` (how many). Where the level
-        alone was not run with any of the seeds, what depends on it is NaN.
+        it is worse; see `records.Metric.gain`), `half_width` (of the gain's 95 % interval, from the noise of
+        pairs as in `differences`) and `seeds` (how many). Where the level alone was not run with any of the
+        seeds, what depends on it is NaN. Runs without a norm are left out: see the page.
     """
     rows = []
     for answer in evidence.all_answers():
-        if metric == "local_accuracy" and answer.params.partition == "iid":
+        if answer.params.norm == "none" or (metric, answer.params.partition) == ("local_accuracy", "iid"):
             continue
         for level in levels_sliced(answer):
             if sliced := slices(answer, level, metric):
-                alone_run = answer.params.model_copy(update={"levels": level, "assignment": "fix"})
+                single = {"levels": level, "assignment": "fix", "trace": None}
+                alone_run = answer.params.model_copy(update=single)
                 alone_answer = evidence.answer(alone_run, answer.rounds)
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
-                rows.append({"answer": answer, "level": level} | side_by_side(sliced, alone, metric))
+                noise, freedom = pair_noise(evidence, answer.params, alone_run, metric, answer.rounds)
+                a_pair = quantile(freedom) * noise if freedom else math.nan
+                rows.append({"answer": answer, "level": level} | side_by_side(sliced, alone, metric, a_pair))
     return pd.DataFrame(rows, columns=["answer", "level", "sliced", "alone", "gain", "half_width", "seeds"])
 
 
@@ -132,18 +127,24 @@ def slices(answer: Answer, level: str, metric: str) -> dict[int, float]:
     return {seed: value for seed, value in zip(answer.seeds, found, strict=True) if value is not None}
 
 
-def side_by_side(sliced: dict[int, float], alone: dict[int, float], metric: str) -> dict[str, float]:
-    """Slices beside the level alone, both by seed: means over the seeds that both have; see `sub_models`."""
+def side_by_side(
+    sliced: dict[int, float], alone: dict[int, float], metric: str, a_pair: float
+) -> dict[str, float]:
+    """Slices beside the level alone, both by seed: means over the seeds that both have; see `sub_models`.
+
+    Args:
+        a_pair: half of the 95 % interval of a difference, were there one seed.
+    """
     both = sorted(sliced.keys() & alone.keys())
     if not both:
         nothing = dict.fromkeys(("alone", "gain", "half_width"), math.nan)
         return {"sliced": estimate(list(sliced.values())).mean, "seeds": len(sliced)} | nothing
-    gain = estimate([METRICS[metric].sign * (sliced[seed] - alone[seed]) for seed in both])
+    gain = estimate([METRICS[metric].gain(sliced[seed], alone[seed]) for seed in both])
     return {
         "sliced": estimate([sliced[seed] for seed in both]).mean,
         "alone": estimate([alone[seed] for seed in both]).mean,
         "gain": gain.mean,
-        "half_width": gain.half_width,
+        "half_width": a_pair / math.sqrt(gain.count),
         "seeds": gain.count,
     }
 
@@ -159,7 +160,7 @@ def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: st
         (of the 95 % interval, NaN for one seed) and `schedule`; only pairs of which a mix was run.
     """
     runs = {pair: [mixed(dataset, partition, pair, tenths) for tenths in range(1, 10)] for pair in PAIRS}
-    rounds = usual_rounds(evidence, itertools.chain(*runs.values()))
+    rounds = evidence.usual_rounds(itertools.chain(*runs.values()))
     rows: list[tuple[str, str, int, list[float], str]] = []
     for (large, small), mixes in runs.items() if rounds else ():
         answers = {10 * tenths: evidence.answer(run, rounds) for tenths, run in enumerate(mixes, 1)}
@@ -182,17 +183,19 @@ def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: st
 
 
 def spendings(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
-    """The evaluated rounds of single levels, and of each mixed with level e, beside what they cost so far.
+    """The evaluated rounds of single levels, and of each mixed with level e, beside what they cost so far;
+    for equally many rounds, as far as there are such runs.
 
     Returns:
         The columns of `rounds.csv`, and `levels`, `schedule`, `sent_mb` (to the clients and back) and
         `seconds` (of training, by the median of a round: a machine that is paused or shared does not count).
     """
     mixes = [*LEVELS, *(f"{level}-{LEVELS[-1]}" for level in LEVELS[:-1])]
+    asked = [run_params(dataset=dataset, partition=partition, levels=levels) for levels in mixes]
     found = [
         with_costs(curve_of(answer)).assign(levels=levels, schedule=answer.schedule)
-        for levels in mixes
-        if (answer := evidence.answer(run_params(dataset=dataset, partition=partition, levels=levels)))
+        for levels, answer in zip(mixes, evidence.comparable(asked), strict=True)
+        if answer
     ]
     return pd.concat(found or [pd.DataFrame(columns=["levels", "schedule", "sent_mb", "seconds"])])
 

@@ -15,6 +15,7 @@ from heterofl_core.provenance import code_hash
 from heterofl_core.records import (
     START_ANEW,
     checkpoint_path,
+    executed_path,
     failed_path,
     read_progress,
     read_record,
@@ -67,7 +68,7 @@ def status_of(params: RunParams) -> RunStatus:
         except InputError as error:
             damage = str(error)
     detail = f"{rounds_done} of {params.rounds} rounds"
-    if is_locked(run_id):
+    if is_locked(run_id) or is_locked(executed_path(run_id).name):  # papermill's kernel may only be starting
         return RunStatus(params, "running", detail, rounds_done)
     if record_path(run_id).exists():
         return recorded(params)

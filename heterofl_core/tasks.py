@@ -52,7 +52,10 @@ class Task(ABC):
 
     @abstractmethod
     def label_counts(self) -> np.ndarray:
-        """Training examples of each client and label, shape (clients, labels)."""
+        """Training examples of each client and label, shape (clients, labels).
+
+        For text, tokens of each client among the twenty most frequent, shape (clients, 20).
+        """
 
     @abstractmethod
     def evaluate(self, model: ModelCopy, workers: int) -> dict[str, float]:

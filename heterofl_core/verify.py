@@ -1,9 +1,9 @@
-"""Verifying a record: its first rounds, executed again, give the same curve."""
+"""Verifying a record: its first rounds, executed again, give the same curve, and its model costs the same."""
 
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -36,6 +36,8 @@ from heterofl_core.records import (
 )
 from heterofl_core.runs import advance
 
+COLUMNS = ["round", "column", "recorded", "found"]
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -43,8 +45,8 @@ class Verification:
 
     Attributes:
         rounds: that were executed.
-        curve: what was recorded and what was found, for each of their evaluated rounds and each column;
-            columns round, column, recorded, found.
+        curve: what was recorded and what was found, for each of their evaluated rounds and each column, and
+            for the mean cost; columns round, column, recorded, found.
         changed: what is not as it was when the record was made: name, then and now.
     """
 
@@ -60,8 +62,8 @@ class Verification:
 
 
 def verify(run_id: str, rounds: int | None, execution: Execution) -> Verification:
-    """Executes the first rounds of a finished run again and compares its curve, digit by digit; after the
-    last round the slices of the final model, too.
+    """Executes the first rounds of a finished run again and compares its curve and its cost, digit by digit;
+    after the last round the slices of the final model, too.
 
     It takes the engine that the record names: two engines agree up to rounding only.
 
@@ -86,7 +88,10 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
     with backend(execution) as workers:
         for _ in tqdm(range(rounds), unit="round", desc=run_id):
             advance(federation, state, engine.processes(workers), engine)
-        curve = [side_by_side_curves(recorded[recorded["round"] <= rounds], curve_of(state))]
+        curve = [
+            side_by_side_curves(recorded[recorded["round"] <= rounds], curve_of(state)),
+            side_by_side_cost(rounds, record["cost"], asdict(federation.mean_cost())),
+        ]
         if rounds == record["rounds_done"] and "sub_models" in record:
             now = federation.evaluate_sub_models(state.weights, engine.processes(workers), engine)
             curve.append(side_by_side_slices(rounds, record["sub_models"], now))
@@ -159,6 +164,12 @@ def side_by_side_curves(recorded: pd.DataFrame, found: pd.DataFrame) -> pd.DataF
     return long["recorded"].rename(columns={"value": "recorded"}).assign(found=long["found"]["value"])
 
 
+def side_by_side_cost(round: int, recorded: Mapping[str, float], found: Mapping[str, float]) -> pd.DataFrame:
+    """Two mean costs in the same form; see `cost.Cost`."""
+    rows = [(round, f"{name} of a client", value, found.get(name)) for name, value in recorded.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
 Slices = Mapping[str, Mapping[str, float]]
 """Metrics of each level's slice; see `Federation.evaluate_sub_models`."""
 
@@ -170,4 +181,4 @@ def side_by_side_slices(round: int, recorded: Slices, found: Slices) -> pd.DataF
         for level, metrics in recorded.items()
         for metric, value in metrics.items()
     ]
-    return pd.DataFrame(rows, columns=["round", "column", "recorded", "found"])
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -259,6 +259,16 @@ def test_tables_and_machine_are_written(outputs: Path) -> None:
     assert set(written["roofline"]) >= {"device", "cores", "memory_mb", "versions", "git_commit", "date"}
 
 
+@pytest.mark.usefixtures("outputs")
+def test_rows_are_kept_of_other_cases_that_were_measured_in_the_same_way() -> None:
+    assert bench.kept([], [], quick=True) == []
+    results.write_table("rounds", rows())
+    results.write_machine("rounds", quick=True)
+    assert len(bench.kept(["mnist"], ["a"], quick=True)) == 6
+    assert bench.kept(["mnist"], ["e"], quick=True) == []
+    assert bench.kept(["mnist"], ["a"], quick=False) == []
+
+
 def test_active_clients_have_the_levels_in_equal_numbers() -> None:
     federation = bounded.with_equal_levels(digits(levels="a-b-c-d-e"))
     clients = federation.active_clients(bounded.ROUND)

@@ -1,5 +1,6 @@
 """Claims are judged by one rule."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,16 @@ import pytest
 from test_evidence import a_record
 
 from heterofl_core import exhibits, ledger
-from heterofl_core.claims import Comparison, comparisons, judged, outcome, read_claims, verdict
+from heterofl_core.claims import (
+    Claim,
+    Comparison,
+    comparisons,
+    judged,
+    outcome,
+    read_claims,
+    read_question,
+    verdict,
+)
 from heterofl_core.differences import Difference
 from heterofl_core.evidence import Evidence
 from heterofl_core.params import run_params
@@ -34,7 +44,14 @@ def test_what_comes_of_a_comparison(value: float, half_width: float, margin: flo
 
 
 def test_a_comparison_that_was_not_run() -> None:
-    assert outcome(None, 0.0) == "not run"
+    assert outcome(None) == "not run"
+
+
+def test_a_comparison_that_needs_long_runs_says_nothing_of_short_ones() -> None:
+    short = Difference(5.0, 1.0, 4, 1, "short, 20 rounds", full=False, state="current")
+    assert outcome(short) == "holds"
+    assert outcome(short, full=True) == "too short"
+    assert outcome(dataclasses.replace(short, full=True), full=True) == "holds"
 
 
 @pytest.mark.parametrize(
@@ -46,9 +63,11 @@ def test_a_comparison_that_was_not_run() -> None:
         ({"open": 4}, "undecided"),
         ({"holds": 9, "fails": 1}, "partly"),
         ({"fails": 1, "open": 3}, "not reproduced"),
-        ({"holds": 1, "not run": 3}, "reproduced"),
+        ({"holds": 1, "not run": 3}, "undecided"),
+        ({"holds": 2, "not run": 1, "too short": 1}, "reproduced"),
         ({"holds": 1, "not run": 4}, "not enough runs"),
         ({"no interval": 4}, "not enough runs"),
+        ({"too short": 4}, "not enough runs"),
         ({"not run": 4}, "not enough runs"),
     ],
     ids=str,
@@ -85,7 +104,7 @@ def test_every_claim_compares_different_runs_and_says_where_it_stands() -> None:
 
 
 def test_a_claim_can_be_judged_from_records() -> None:
-    comparison = Comparison(PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy", 0.0)
+    comparison = Comparison(PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy")
     assert judged(Evidence([a_record()]), comparison) == (None, "not run")
     records = [a_record(99.0 + seed / 100, seed=seed) for seed in range(3)]
     records += [a_record(90.0 - seed / 100, levels="e", seed=seed) for seed in range(3)]
@@ -101,21 +120,42 @@ PARAMS = run_params(dataset="mnist", levels="a-e")
 
 
 def test_a_verdict_says_from_what_it_comes_and_whether_that_was_shorter_than_the_paper() -> None:
-    """Claim 6: the perceptrons' margins are 1 and 5 with a noise of about 0.2, the third was not run."""
-    settings: list[dict[str, Any]] = [
-        {"levels": "e"},
-        {"levels": "a", "arch": "mlp", "method": "fedavg"},
-        {"levels": "a", "arch": "mlp", "method": "standalone"},
-    ]
-    for protocol, short in (("paper", ""), ("short", ", in short runs")):
+    """Two comparisons, of which the margins are 1 and 5 with a noise of about 0.2."""
+    at_e = run_params(dataset="mnist", levels="e")
+    others: list[dict[str, Any]] = [{"levels": "d"}, {"levels": "d-e"}]
+    claim = Claim(
+        1,
+        "",
+        "",
+        tuple(Comparison(at_e, run_params(dataset="mnist", **one), "global_accuracy") for one in others),
+    )
+    for protocol, said in (("paper", "reproduced"), ("short", "supported, in short runs")):
         records = [
             a_record(98.0 - gap + noise * seed, protocol=protocol, seed=seed, **one)
-            for one, gap, noise in zip(settings, (0, 1, 5), (0.1, 0.2, 0.4), strict=True)
+            for one, gap, noise in zip([{"levels": "e"}, *others], (0, 1, 5), (0.1, 0.2, 0.4), strict=True)
             for seed in range(3)
         ]
-        claim = read_claims()[5]
-        assert ledger.verdict_of(Evidence(records), claim, "mnist") == f"reproduced{short} (2 hold of 3)"
+        assert ledger.verdict_of(Evidence(records), claim, "mnist") == f"{said} (2 hold of 2)"
         assert ledger.verdict_of(Evidence(records), claim, "wikitext2") == "–"
+
+
+def test_what_is_compared_is_told_apart_by_assignment_and_by_what_was_changed() -> None:
+    fix, dynamic = (run_params(dataset="mnist", levels="a-e", assignment=name) for name in ("fix", "dynamic"))
+    at_e, bare = (run_params(dataset="mnist", levels="e", norm=norm) for norm in ("sbn", "none"))
+    assert ledger.short(dynamic, fix) == "a-e, dynamic"
+    assert ledger.short(fix, at_e) == "a-e, fix"
+    assert ledger.short(dynamic, at_e) == "a-e"
+    assert ledger.short(bare, at_e) == "e, norm none"
+
+
+def test_a_question_of_ours_is_shown_row_by_row_without_a_verdict() -> None:
+    """Random and rolling beside static: two data sets, two mixes, a metric for IID data, two for skewed."""
+    questions = read_question("selection")
+    assert len(questions) == 2 * 2 * 2 * (1 + 2)
+    assert {one.worse.selection for one in questions} == {"static"}
+    table = vars(ledger.side_by_side(Evidence([]), questions))["data"]
+    assert table["Outcome"].tolist() == ["not run"] * 24
+    assert "Margin" not in table
 
 
 def test_a_difference_that_rests_on_older_code_is_marked() -> None:
@@ -157,6 +197,6 @@ def test_with_a_record_removed_only_verdicts_that_hang_on_it_change(outputs: Pat
         return {claim.number: ledger.verdict_of(evidence, claim, "mnist") for claim in read_claims()}
 
     before, after = verdicts(records), verdicts(records[:4])
-    assert before[1] == "reproduced (3 hold of 12)"
+    assert before[1] == "undecided (3 hold of 12)"
     assert after[1].startswith("not enough runs (0 of ")
     assert {number for number in before if before[number] != after[number]} == {1}

@@ -1,20 +1,22 @@
 """The command line: what a run prints, and that wrong input costs one sentence and leaves nothing."""
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from heterofl_core.__main__ import main
 from heterofl_core.cost import cost_table
-from heterofl_core.params import run_params
+from heterofl_core.params import Execution, run_params
 from heterofl_core.pipeline import snakemake_command
 from heterofl_core.records import checkpoint_path, failed_path, read_record
-from heterofl_core.studies import study_names
+from heterofl_core.studies import read_study, study_names
 
 DIGITS = ("-p", "dataset=digits", "-p", "levels=e")
 TINY = (*DIGITS, "-p", "protocol=smoke", "-p", "num_clients=20", "-p", "workers=1")
@@ -187,14 +189,30 @@ def test_the_pipeline_times_what_is_open_tells_the_status_and_becomes_snakemake(
         "heterofl_core.timings.timings_for", lambda runs: timed.extend(params.levels for params in runs)
     )
     monkeypatch.setattr("os.execv", lambda program, words: started.append([program, *words]))
-    arguments = ["pipeline", str(small_study), "-p", "seed=3", "--redo-stale", "--dry-run"]
+    arguments = ["pipeline", str(small_study), "-p", "seed=3", "--redo-stale"]
     assert main([*arguments, "--snakemake=--until 'the results'"]) == 0
     assert timed == ["d", "e"]
     assert capsys.readouterr().out.startswith(f"{small_study}: 2 runs: 2 missing; ")
     ((program, *words),) = started
     assert program == words[0] == sys.executable
-    assert words[:-3] == snakemake_command([str(small_study)], ["seed=3"], redo_stale=True, profile=None)
-    assert words[-3:] == ["--dry-run", "--until", "the results"]
+    assert words[:-2] == snakemake_command([str(small_study)], ["seed=3"], redo_stale=True, profile=None)
+    assert words[-2:] == ["--until", "the results"]
+
+
+@pytest.mark.usefixtures("untimed", "outputs")
+def test_a_dry_run_times_nothing_and_keeps_old_markers(
+    small_study: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("heterofl_core.timings.timings_for", lambda _: pytest.fail("timed"))
+    monkeypatch.setattr("os.execv", lambda _, words: started.append(words))
+    (params, _) = read_study(str(small_study)).runs
+    marker = outputs / "pipeline" / params.run_id
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    assert main(["pipeline", str(small_study), "--dry-run"]) == 0
+    assert marker.exists()
+    assert started[0][-2:] == ["--dry-run", "--forcerun=run"]  # although there is a marker
 
 
 @pytest.mark.parametrize(
@@ -204,6 +222,8 @@ def test_the_pipeline_times_what_is_open_tells_the_status_and_becomes_snakemake(
         (["table8"], "study 'table8' is unknown; allowed are "),
         (["table5", "-p", "lvels=a"], "parameter 'lvels' (value 'a') is unknown; did you mean 'levels'?"),
         (["table5", "-f", "nowhere.yaml"], "parameter file nowhere.yaml cannot be read: No such file "),
+        (["table5", "-p", "force=true"], "force True is not for pipeline; allowed is --redo-stale, "),
+        (["table7", "--profile", "slrum"], "profile 'slrum' is unknown; allowed are kubernetes, slurm, or "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -381,6 +401,61 @@ def test_a_command_that_does_not_exist_is_told_how_to_call(
         main(arguments)
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith("usage: python -m heterofl_core")
+
+
+def test_a_plan_that_does_not_exist_is_refused_with_those_that_do(refused: Callable[..., str]) -> None:
+    sentence = refused("results", "--plan", "missing.yaml")
+    assert sentence == "plan 'missing.yaml' is unknown; allowed are cpu, gpu, or a YAML file"
+
+
+def test_settings_reach_the_runs_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def work_off(*how: Any, **changes: Any) -> list[str]:
+        asked.append((*how, changes))
+        return []
+
+    monkeypatch.setattr("heterofl_core.results.work_off", work_off)
+    assert main(["results", "--plan", "gpu", "-p", "device=cuda", "-p", "seed=1"]) == 0
+    assert asked == [("gpu", 1.0, Execution(device="cuda"), {"seed": 1})]
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("heterofl_core.records.collect", stop)
+    assert main(["collect"]) == 130
+    assert capsys.readouterr().err == "heterofl_core: stopped; the same command goes on\n"
+
+
+def test_an_extra_that_is_not_installed_is_named(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package, extra in (("papermill.inspection", "book"), ("torch", "train")):
+        monkeypatch.setattr("heterofl_core.records.collect", lambda name=package: missing(name))
+        assert refused("collect") == f"{package.partition('.')[0]} is not installed; install '.[{extra}]'"
+
+
+def missing(package: str) -> None:
+    raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
+def test_what_no_extra_brings_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heterofl_core.records.collect", lambda: missing("heterofl_core.nothing"))
+    with pytest.raises(ModuleNotFoundError):
+        main(["collect"])
+
+
+def test_folders_that_the_environment_names_are_the_same_for_processes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HETEROFL_OUTPUTS", "outputs/mine")
+    monkeypatch.setenv("HETEROFL_DATA", "")
+    assert main(["collect"]) == 0
+    assert os.environ["HETEROFL_OUTPUTS"] == str(tmp_path / "outputs" / "mine")
+    assert os.environ["HETEROFL_DATA"] == ""
 
 
 # As a program

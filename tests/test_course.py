@@ -275,7 +275,7 @@ def test_a_chapter_is_executed_once_until_it_changes(
     course.bring_up_to_date()
     assert capsys.readouterr().out == ""
     doubling.write_text(CHAPTER.replace("4,", "5,"), encoding="utf-8")
-    with pytest.raises(InputError, match=r"^chapter 01-doubling failed in cell 2: Add x to itself"):
+    with pytest.raises(InputError, match=r"^chapter 01-doubling failed: Add x to itself: .* \(cell 2\)$"):
         course.bring_up_to_date()
     assert nbformat.read(outputs / "course" / "01-doubling.ipynb", as_version=4) == kept
 
@@ -299,6 +299,23 @@ def test_a_chapter_is_timed_with_mnist_once_and_keeps_what_it_showed_without(
     )
     course.bring_up_to_date(mnist=True)
     assert capsys.readouterr().out == ""
+
+
+def test_a_chapter_whose_kernel_dies_is_one_sentence(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Kernel died")
+
+    monkeypatch.setattr("papermill.execute_notebook", dies)
+    with pytest.raises(InputError, match=r"^chapter 01-doubling failed: Kernel died; the same command"):
+        course.bring_up_to_date()
+
+
+def test_a_chapter_with_both_sides_of_a_merge_is_named(doubling: Path, outputs: Path) -> None:
+    kept = outputs / "course" / "01-doubling.ipynb"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("<<<<<<< HEAD\n{}\n")
+    with pytest.raises(InputError, match=f"^notebook {kept} is damaged "):
+        course.as_it_ran(doubling)
 
 
 def test_notebooks_of_a_chapter_that_is_gone_are_removed(doubling: Path) -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_evidence import PARAMS, a_record
 
-from heterofl_core.differences import Difference, difference, noises, seed_noise
+from heterofl_core.differences import Difference, difference, noises, pair_noise
 from heterofl_core.evidence import Evidence
-from heterofl_core.params import RunParams, run_params
+from heterofl_core.params import run_params
 
 SMALLER = run_params(dataset="mnist", levels="e")
 
@@ -32,8 +32,8 @@ def found(records: list[dict[str, Any]]) -> Difference:
     return answer
 
 
-def noise_of(records: list[dict[str, Any]], rounds: int = PARAMS.rounds) -> tuple[float, int]:
-    return seed_noise(Evidence(records), PARAMS, SMALLER, "global_accuracy", rounds)
+def noise_of(records: list[dict[str, Any]], rounds: int = PARAMS.rounds) -> tuple[float, float]:
+    return pair_noise(Evidence(records), PARAMS, SMALLER, "global_accuracy", rounds)
 
 
 # The difference
@@ -87,24 +87,26 @@ def test_a_difference_is_as_good_as_the_worse_of_its_code_and_says_if_it_is_shor
     assert (bad.state, bad.full) == ("uncommitted", False)
 
 
-def test_less_perplexity_is_better() -> None:
+def test_less_perplexity_is_better_by_the_logarithm_of_the_ratio() -> None:
     def on_text(perplexity: float, levels: str) -> dict[str, Any]:
         return a_record(dataset="wikitext2", levels=levels) | {"metrics": {"best_perplexity": perplexity}}
 
     better, worse = (run_params(dataset="wikitext2", levels=levels) for levels in ("d-e", "e"))
     answer = difference(Evidence([on_text(3.5, "d-e"), on_text(7.5, "e")]), better, worse, "perplexity")
     assert answer is not None
-    assert answer.value == 4.0
+    assert answer.value == pytest.approx(math.log(7.5 / 3.5))
 
 
 # The noise
 
 
 def test_noise_is_what_setting_and_seed_do_not_explain() -> None:
-    """The settings differ by 7 with seed 0, by 5 with seed 1: four runs are off by a half each."""
+    """The settings differ by 7 with seed 0, by 5 with seed 1: four runs are off by a half each. Their
+    variance is 1, and that of a difference of two of them is 2.
+    """
     noise, freedom = noise_of(runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0], "b": [50.0]}))
-    assert noise == pytest.approx(1.0)
-    assert freedom == 1
+    assert noise == pytest.approx(math.sqrt(2))
+    assert freedom == pytest.approx(1)
 
 
 def test_a_setting_that_was_repeated_alone_tells_nothing_of_pairs() -> None:
@@ -121,45 +123,66 @@ def test_what_all_runs_of_a_seed_share_is_no_noise(luck: list[float]) -> None:
         for levels, values in runs_of.items()
     }
     noise, freedom = noise_of(runs(lucky))
-    assert freedom == 3  # eight runs, three settings, three seeds of which one is free
+    assert freedom == pytest.approx(3)  # eight runs, three settings, three seeds of which one is free
     assert noise == pytest.approx(noise_of(runs(runs_of))[0], abs=1e-6)
 
 
+def test_settings_without_any_scatter_have_an_interval_of_no_width() -> None:
+    answer = found(runs({"a-e": [98.0, 98.0], "e": [95.0, 95.0]}))
+    assert answer.value == 3
+    assert answer.half_width == pytest.approx(0, abs=1e-9)
+
+
 def test_noise_is_that_of_runs_as_long_where_there_are_any() -> None:
-    """Long runs are off by 1/2, short ones by 2. Where none as long was repeated, shorter ones lend theirs:
-    they scatter more, as a rule. Longer ones never do.
+    """Long runs are off by 1/2, short ones by 2. Where none as long was repeated, shorter ones lend theirs.
+    Longer ones never do.
     """
     long = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]})
     short = runs({"a-e": [80.0, 84.0], "e": [70.0, 82.0]}, protocol="short")
     length = short[0]["params"]["rounds"]
-    for rounds, noise, freedom in ((PARAMS.rounds, 1, 1), (length, 4, 1), (length + 1, 4, 1)):
-        assert noise_of(long + short, rounds) == pytest.approx((noise, freedom))
-    assert noise_of(long + short, PARAMS.rounds + 1) == pytest.approx((math.sqrt(17 / 2), 2))
+    for rounds, variance, freedom in ((PARAMS.rounds, 1, 1), (length, 16, 1), (length + 1, 16, 1)):
+        assert noise_of(long + short, rounds) == pytest.approx((math.sqrt(2 * variance), freedom))
+    assert noise_of(long + short, PARAMS.rounds + 1) == pytest.approx((math.sqrt(2 * 17 / 2), 2))
     assert noise_of(long + short, length - 1)[1] == 0
 
 
-def test_noise_is_that_of_the_two_kinds_if_both_were_repeated() -> None:
-    """Of sBN 1/2 a run, as above; without a norm two settings are off by 5 each, by turns."""
+@pytest.mark.parametrize(
+    "other", [{"norm": "none"}, {"masked_loss": "neg_inf"}, {"arch": "mlp", "norm": "none"}]
+)
+def test_no_kind_lends_its_noise_to_another(other: dict[str, Any]) -> None:
+    """What was run once of another kind has no interval, however often the first kind was repeated."""
+    worse = run_params(dataset="mnist", levels="e", **other)
     steady = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]})
-    wild = runs({"a-e": [60.0, 70.0], "e": [50.0, 80.0]}, norm="none")
-    bare = run_params(dataset="mnist", levels="e", norm="none")
-    other = run_params(dataset="mnist", levels="e", norm="gn")
-    evidence = Evidence([*steady, *wild, *runs({"e": [80.0]}, norm="gn")])
-
-    def noise(worse: RunParams) -> tuple[float, int]:
-        return seed_noise(evidence, PARAMS, worse, "global_accuracy", PARAMS.rounds)
-
-    assert noise(SMALLER) == pytest.approx((1, 1))
-    assert noise(bare)[1] == noise(other)[1] == 3  # four settings and two seeds in eight runs
-    assert noise(bare) == noise(other)  # group norm has one seed: all settings lend theirs
-    assert noise(bare)[0] > 5
+    answer = difference(Evidence([*steady, *runs({"e": [80.0]}, **other)]), PARAMS, worse, "global_accuracy")
+    assert answer is not None
+    assert math.isnan(answer.half_width)
+    assert answer.freedom == 0
 
 
-def test_the_noises_are_listed_with_what_they_rest_on() -> None:
+def test_an_unsteady_kind_widens_the_interval_as_in_welchs_test() -> None:
+    """By hand. The settings a-e and e of the steady kind, e of the other, with three seeds each: nine runs
+    less three settings and two free seeds leave four degrees of freedom, 8/3 to the first kind, 4/3 to the
+    other.
+    """
+    rows = {"a-e": [98.0, 98.0, 98.0], "e": [95.0, 95.0, 95.0]}
+    wild = runs({"e": [60.0, 66.0, 63.0]}, norm="none")
+    worse = run_params(dataset="mnist", levels="e", norm="none")
+    evidence = Evidence([*runs(rows), *wild])
+    noise, freedom = pair_noise(evidence, PARAMS, worse, "global_accuracy", PARAMS.rounds)
+    # Of the wild setting's (-3, 3, 0) two thirds are left there, minus a third in both of the steady ones.
+    steady, unsteady = 2 * (1 + 1) / (8 / 3), (4 + 4) / (4 / 3)
+    assert noise == pytest.approx(math.sqrt(steady + unsteady))
+    expected = (steady + unsteady) ** 2 / (steady**2 / (8 / 3) + unsteady**2 / (4 / 3))
+    assert freedom == pytest.approx(expected)
+
+
+def test_the_noises_are_listed_by_kind_with_what_they_rest_on() -> None:
     records = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0], "b": [50.0]})
+    records += runs({"e": [60.0, 70.0]}, norm="none")  # nothing of its own kind to tell seed and noise apart
     (noise,) = noises(Evidence(records))
-    assert (noise.rounds, noise.metric, noise.freedom, noise.settings) == (200, "global_accuracy", 1, 2)
-    assert noise.deviation == pytest.approx(1.0)
+    assert noise.kind == ("heterofl", "cnn", "sbn", "zero", "static")
+    assert (noise.rounds, noise.metric, noise.settings) == (200, "global_accuracy", 2)
+    assert (noise.deviation, noise.freedom) == pytest.approx((1, 1))
 
 
 def test_other_data_and_other_partitions_do_not_count() -> None:

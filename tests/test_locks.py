@@ -37,6 +37,15 @@ def test_nobody_holds_a_lock_that_was_never_taken(outputs: Path) -> None:
     assert not lock_path("one").exists()
 
 
+def test_a_lock_lies_in_the_folder_of_what_is_locked(outputs: Path, tmp_path: Path) -> None:
+    with locked("one", folder=tmp_path), locked("one", wait=False) as other:
+        assert other  # it is another lock
+        with locked("one", wait=False, folder=tmp_path) as again:
+            assert not again
+    assert lock_path("one", tmp_path) == tmp_path / "locks" / "one"
+    assert lock_path("one", tmp_path).exists()
+
+
 def test_a_lock_is_held_as_long_as_its_block(outputs: Path) -> None:
     with locked("one") as held:
         assert held

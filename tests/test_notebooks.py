@@ -2,7 +2,10 @@
 
 import ast
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 
+from heterofl_core import notebooks
 from heterofl_core.errors import InputError
 from heterofl_core.folders import data_folder
 from heterofl_core.notebooks import (
@@ -18,6 +22,7 @@ from heterofl_core.notebooks import (
     defaults_of,
     notebook_of,
     papermill_command,
+    read_notebook,
     run_notebook,
     source_of,
 )
@@ -25,7 +30,7 @@ from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path, runs_folder
 from heterofl_core.results import read_plan
 from heterofl_core.schedules import SCHEDULES
-from heterofl_core.settings import from_namespace, telling
+from heterofl_core.settings import from_namespace, split_settings, telling
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "book" / "experiments"
 SMOKE: dict[str, Any] = {
@@ -109,6 +114,8 @@ def test_notebooks_share_everything_that_is_not_narrative() -> None:
         ({"levels": "e", "assignment": "fix"}, "mnist"),
         ({"norm": "gn"}, "ablation"),
         ({"dataset": "cifar10", "masked_loss": "none"}, "ablation"),
+        ({"dataset": "cifar10", "augmented": False}, "ablation"),
+        ({"arch": "preresnet18"}, "mnist"),
         ({"dataset": "cifar10", "levels": "a", "method": "standalone", "arch": "mlp"}, "baselines"),
     ],
 )
@@ -174,10 +181,44 @@ def test_papermill_runs_the_notebook_of_cifar10(outputs: Path) -> None:
     assert json.loads(record_path(path.stem).read_text())["rounds_done"] == 1
 
 
+def test_whoever_waited_for_a_redo_does_not_redo_it_again(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = record_path(split_settings(SMOKE)[0].run_id)
+    executed: list[int] = []
+
+    def write_record(second: int) -> None:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.touch()
+        os.utime(record, (second, second))
+
+    @contextmanager
+    def locked_after_another(name: str) -> Iterator[bool]:
+        write_record(2)
+        yield True
+
+    monkeypatch.setattr(notebooks, "execute_notebook", lambda *_: executed.append(1))
+    write_record(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(notebooks, "locked", locked_after_another)
+        assert run_notebook({**SMOKE, "force": True}) is None
+    assert executed == []
+    assert run_notebook({**SMOKE, "force": True}) is not None
+    assert executed == [1]
+
+
+@pytest.mark.parametrize("content", ["<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n", "{}"])
+def test_what_is_no_notebook_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "merged.ipynb"
+    path.write_text(content)
+    with pytest.raises(InputError, match=rf"^notebook {path} is damaged \(Notebook .*\); restore or delete"):
+        read_notebook(path)
+
+
 def test_a_failed_notebook_is_kept_with_its_traceback_and_leaves_no_run(outputs: Path) -> None:
     too_many = {**SMOKE, "num_clients": 100_000}
     with pytest.raises(
-        InputError, match="num_clients 100000 is more than the 1437 training examples"
+        InputError, match=r"^num_clients 100000 is more than the 1437 training examples.* \(cell \d+\); the"
     ) as error:
         run_notebook(too_many)
     (kept,) = failed_path("any").parent.glob("*.ipynb")

@@ -1,6 +1,7 @@
 """Executed notebooks as pages of the book."""
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -9,6 +10,8 @@ import pytest
 import yaml
 
 from heterofl_core import pages
+from heterofl_core.errors import InputError
+from heterofl_core.locks import locked
 from heterofl_core.notebooks import papermill_command
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.provenance import code_hash
@@ -95,6 +98,32 @@ def test_each_experiment_is_featured_once() -> None:
         write_record(params)
         write_notebook(executed_path(params.run_id))
     assert len(pages.copy_pages()) == 2  # of the notebooks mnist and ablation
+
+
+def test_two_books_in_one_place_are_built_one_after_the_other_whatever_their_outputs(
+    book: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+
+    def build(*_: object, **__: object) -> subprocess.CompletedProcess[bytes]:
+        with locked("book", wait=False, folder=book / "_build") as free:
+            held.append(not free)
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr(pages, "write_pages", lambda solutions: None)
+    monkeypatch.setattr("heterofl_core.pages.subprocess.run", build)
+    assert pages.build_book() == book / "_build" / "html" / "index.html"
+    assert held == [True]
+    assert not (outputs / "locks").exists()
+
+
+def test_a_notebook_with_both_sides_of_a_merge_is_named() -> None:
+    write_record()
+    path = executed_path(PARAMS.run_id)
+    path.parent.mkdir(parents=True)
+    path.write_text("<<<<<<< HEAD\n{}\n")
+    with pytest.raises(InputError, match=f"^notebook {path} is damaged "):
+        pages.copy_pages()
 
 
 def test_a_run_without_a_notebook_has_no_page() -> None:

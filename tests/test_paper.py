@@ -1,5 +1,7 @@
 """The paper's printed numbers stand beside the runs that they belong to."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -11,9 +13,10 @@ from heterofl_core.paper import (
     SOURCES,
     TABLES,
     ablation,
-    paper_difference,
+    paper_gain,
     paper_value,
     printed_cells,
+    printed_twice,
     run_of_ablation,
     table,
 )
@@ -69,10 +72,23 @@ def test_a_difference_is_of_two_cells_of_one_table() -> None:
         run_params(dataset="cifar10", partition="non-iid-2", **settings)
         for settings in ({"levels": "e"}, {"levels": "e", "norm": "gn"}, {"levels": "a"})
     )
-    assert paper_difference(e, gn, "local_accuracy") == pytest.approx(90.1 - 83.5)
+    assert paper_gain(e, gn, "local_accuracy") == pytest.approx(90.1 - 83.5)
     column = table("cifar10")["noniid_local_accuracy"].astype(float)
-    assert paper_difference(e, a, "local_accuracy") == pytest.approx(column["e"] - column["a"])
-    assert paper_difference(e, run_params(dataset="cifar10", levels="a4-e6"), "local_accuracy") is None
+    assert paper_gain(e, a, "local_accuracy") == pytest.approx(column["e"] - column["a"])
+    assert paper_gain(e, run_params(dataset="cifar10", levels="a4-e6"), "local_accuracy") is None
+
+
+def test_a_gain_in_perplexity_is_the_logarithm_of_the_ratio() -> None:
+    e, d_e = (run_params(dataset="wikitext2", levels=levels) for levels in ("e", "d-e"))
+    assert paper_gain(d_e, e, "perplexity") == pytest.approx(math.log(7.41 / 3.90))
+
+
+def test_what_is_printed_twice_was_not_the_same_run() -> None:
+    """Both have a, e and a-e with all three ingredients, Local and Global, on two data sets."""
+    twice = printed_twice().to_numpy().tolist()
+    assert len(twice) == 12
+    assert ["cifar10", "a", "global_accuracy", 56.88, 59.2] in twice
+    assert ["mnist", "e", "local_accuracy", 99.07, 99.3] in twice
 
 
 @pytest.mark.parametrize(

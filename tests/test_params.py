@@ -213,12 +213,6 @@ def test_a_baseline_has_no_mask_no_restricted_labels_and_no_scaler(method: str) 
     assert (params.protocol, params.assignment, params.shared_layers) == ("paper", "fix", 3)
 
 
-def test_a_baseline_gets_the_switches_that_are_given() -> None:
-    params = mnist(levels="a", method="fedavg", masked_loss="zero", label_restricted=True, scaler=True)
-    assert (params.masked_loss, params.label_restricted, params.scaler) == ("zero", True, True)
-    assert params.protocol == "paper"
-
-
 @pytest.mark.parametrize(
     ("dataset", "arch", "norm"),
     [
@@ -317,7 +311,7 @@ NO_LEVEL = "trace {{}} has the level {!r}, which is none of a to e"
         (["0,a", "1,E"], 2, NO_LEVEL.format("E")),
         (["0,a", "1,"], 2, NO_LEVEL.format(math.nan)),
         ([], 2, "trace has 0 levels; num_clients asks for 2"),
-        (["0,e", "1,e"], 2, "trace has no client of level a, the largest of levels 'a-e'"),
+        (["0,e", "1,e"], 2, "trace has no client of level 'a', which levels 'a-e' asks for"),
         (["0,a", "1,b"], 2, "trace has the level 'b', which levels 'a-e' does not have"),
         (["0,a", "1,e"], 3, "trace has 2 levels; num_clients asks for 3"),
         (["0,a", "1,e"], None, "trace has 2 levels; num_clients asks for 100"),
@@ -345,12 +339,21 @@ def test_each_client_of_a_trace_has_one_letter(table: Callable[..., str]) -> Non
     assert str(failure.value) == NO_LEVEL.format("ae").format(path)
 
 
-def test_a_trace_must_have_the_largest_level_but_no_other(table: Callable[..., str]) -> None:
-    assert mnist(trace="a" * 100).trace == "a" * 100
-    for trace in ("e" * 100, table(*lines("e" * 100))):
+@pytest.mark.parametrize(
+    ("trace", "absent"), [("bce", None), ("eee", "b"), ("cce", "b"), ("bee", "c"), ("bbb", "c"), ("bcb", "e")]
+)
+def test_a_trace_must_have_every_level_of_the_mix(
+    table: Callable[..., str], trace: str, absent: str | None
+) -> None:
+    for given_as in (trace, table(*lines(trace))):
+        if absent is None:
+            assert mnist(levels="b-c-e", num_clients=3, trace=given_as).trace == trace
+            continue
         with pytest.raises(InputError) as failure:
-            mnist(levels="b-c-e", trace=trace)
-        assert str(failure.value) == "trace has no client of level b, the largest of levels 'b-c-e'"
+            mnist(levels="b-c-e", num_clients=3, trace=given_as)
+        assert str(failure.value) == (
+            f"trace has no client of level {absent!r}, which levels 'b-c-e' asks for"
+        )
 
 
 @pytest.mark.parametrize("header", ["client", "level", "clients,levels", "client, level"])
@@ -393,12 +396,15 @@ def test_a_trace_and_its_assignment_need_each_other(trace: str | None, assignmen
     )
 
 
-def test_uniform_refuses_shares_that_it_would_not_follow() -> None:
-    assert mnist(levels="a5-e5", assignment="uniform").levels == "a-e"
+@pytest.mark.parametrize(
+    ("assignment", "trace"), [("uniform", None), ("trace", "a" * 50 + "e" * 50), ("trace", "aaa" + "e" * 97)]
+)
+def test_shares_that_would_not_be_followed_are_refused(assignment: str, trace: str | None) -> None:
+    assert mnist(levels="a5-e5", assignment=assignment, trace=trace).levels == "a-e"
     with pytest.raises(InputError) as failure:
-        mnist(levels="a3-e7", assignment="uniform")
+        mnist(levels="a3-e7", assignment=assignment, trace=trace)
     assert str(failure.value) == (
-        "levels 'a3-e7' has numbers, which assignment uniform does not follow; allowed is 'a-e', "
+        f"levels 'a3-e7' has numbers, which assignment {assignment} does not follow; allowed is 'a-e', "
         "or assignment fix or dynamic"
     )
 
@@ -464,10 +470,10 @@ baselines = st.fixed_dictionaries(
         "arch": st.just("mlp"),
         "shared_layers": st.integers(1, 4),
         "partition": PARTITIONS,
-        **SWITCHES,
+        **{name: SWITCHES[name] for name in ("scaler", "selection")},
         **SCHEDULES_BY_HAND,
     },
-).map(lambda values: values if values["method"] == "fedavg" else {**values, "label_restricted": False})
+)
 text = st.fixed_dictionaries(
     {"dataset": st.just("wikitext2"), "levels": MIXES},
     optional={
@@ -540,7 +546,7 @@ TEXT = run_params(dataset="wikitext2", levels="a-e").model_dump()
 NEEDS: dict[str, dict[str, Any]] = {
     "predicted": TEXT,
     "mask_trained": TEXT,
-    "method": {"levels": "a", "assignment": "fix"},
+    "method": {"levels": "a", "assignment": "fix", "masked_loss": "none", "label_restricted": False},
     "blocks": {"arch": "preresnet18"},
     "trace": {"assignment": "trace", "trace": HUNDRED},
 }
@@ -630,6 +636,9 @@ def test_a_partition_has_one_name(partition: str) -> None:
         ({"levels": "e10"}, {"levels": "e"}),
         ({"levels": "e", "selection": "rolling"}, {"levels": "e"}),
         ({"levels": "e", "selection": "random", "assignment": "dynamic"}, {"levels": "e"}),
+        ({"levels": "e", "scaler": False}, {"levels": "e"}),
+        ({"protocol": "short", "schedule_factor": 1}, {}),
+        ({"protocol": "short", "schedule_factor": 1, "rounds": 7}, {"rounds": 7}),
         ({"shared_layers": 2}, {}),
         ({"levels": "a", "method": "fedavg", "shared_layers": 2}, {"levels": "a", "method": "fedavg"}),
         (
@@ -650,6 +659,14 @@ def test_settings_that_change_nothing_are_the_same_run(
 def test_settings_that_change_something_are_kept() -> None:
     assert mnist(selection="rolling").selection == "rolling"
     assert mnist(levels="a", method="lg-fedavg", shared_layers=2).shared_layers == 2
+    assert not mnist(scaler=False).scaler
+    assert mnist(protocol="short", schedule_factor=0.5).protocol == "short"
+
+
+@pytest.mark.parametrize("method", ["fedavg", "standalone", "lg-fedavg"])
+def test_a_baseline_keeps_the_name_that_it_has_without_the_scaler(method: str) -> None:
+    assert mnist(levels="e", method=method, scaler=False) == mnist(levels="e", method=method)
+    assert not mnist(levels="e", method=method).scaler
 
 
 def test_the_name_tells_people_what_the_run_is() -> None:
@@ -683,7 +700,7 @@ UNKNOWN_PARTITION = (
 ALPHA = "partition {!r} has α = {}, which is not allowed; α must be above 0"
 IMAGES_ONLY = "method {!r} is for images; dataset wikitext2 allows heterofl, fedavg"
 TEXT_PARTITION = "partition {!r} is not possible with dataset 'wikitext2'; allowed is iid"
-PERSONAL = "label_restricted True is not possible with method {!r}; allowed is False"
+HETEROFLS = "{} is part of HeteroFL, and not of method {!r}; allowed is {!r}, or method heterofl"
 
 
 @pytest.mark.parametrize(
@@ -784,13 +801,25 @@ PERSONAL = "label_restricted True is not possible with method {!r}; allowed is F
             for it in (None, "paper", "short", "smoke", "custom")
         ),
         ({"dataset": "wikitext2", "partition": "dirichlet-0.3"}, TEXT_PARTITION.format("dirichlet-0.3")),
-        (
-            {"levels": "a", "method": "standalone", "label_restricted": True},
-            PERSONAL.format("standalone"),
+        *(
+            (
+                {"levels": "a", "method": method, name: value},
+                HETEROFLS.format(f"{name} {value!r}", method, allowed),
+            )
+            for method in ("fedavg", "standalone", "lg-fedavg")
+            for name, value, allowed in (
+                ("label_restricted", True, False),
+                ("masked_loss", "zero", "none"),
+                ("masked_loss", "neg_inf", "none"),
+                ("masked_loss", "detach", "none"),
+            )
         ),
-        (
-            {"levels": "a", "method": "lg-fedavg", "label_restricted": True},
-            PERSONAL.format("lg-fedavg"),
+        *(
+            (
+                {"dataset": "wikitext2", name: True},
+                f"{name} True is for images; dataset wikitext2 allows False",
+            )
+            for name in ("augmented", "augmented_statistics")
         ),
         ({"predicted": "masked"}, "predicted 'masked' is for dataset wikitext2 only, not for mnist"),
         ({"mask_trained": True}, "mask_trained True is for dataset wikitext2 only, not for mnist"),

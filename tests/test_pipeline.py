@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from heterofl_core.errors import InputError
+from heterofl_core.folders import PARAMS
 from heterofl_core.params import Execution, RunParams
-from heterofl_core.pipeline import Plan, plan, snakemake_command
+from heterofl_core.pipeline import Plan, book_sources, plan, snakemake_command
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import record_path, write_run
 from heterofl_core.settings import from_texts, split_settings
@@ -100,6 +101,7 @@ def test_a_marker_counts_nothing_without_a_record(study: str) -> None:
         (["table5"], ["level=e"], "parameter 'level' \\(value 'e'\\) is unknown"),
         (["table5"], ["workers=0"], "parameter 'workers' has the value 0"),
         (["table5"], ["seed"], "-p 'seed' is not of the form NAME=VALUE"),
+        (["table5"], ["force=true"], "force True is not for pipeline; allowed is --redo-stale, or study"),
     ],
 )
 def test_wrong_input_is_refused_in_one_sentence(
@@ -133,7 +135,25 @@ def test_the_arguments_of_each_run_lead_back_to_it() -> None:
         assert execution == given
 
 
-def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_run_on_a_gpu_asks_a_cluster_for_one(study: str, device: str) -> None:
+    asked = {"cpu": {}, "cuda": {"gpu": 1, "gpu_manufacturer": "nvidia"}}
+    assert plan([study], [f"device={device}"], redo_stale=False).gpu == asked[device]
+
+
+def test_the_book_is_made_of_its_text_the_parameters_and_what_was_measured(outputs: Path) -> None:
+    measured = [outputs / name for name in ("bench/rounds.csv", "course/01.ipynb", "equivalent/a/b.json")]
+    for path in (*measured, outputs / "course" / ".01.ipynb.writing", outputs / "runs" / "a" / "record.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = book_sources()
+    assert [path for path in found if outputs in path.parents] == measured
+    named = ("claims.yaml", "schedules.yaml", "paper/table4.csv", "studies/table5.yaml")
+    assert {PARAMS / name for name in named} <= set(found)
+    assert all(path.is_file() for path in found)
+
+
+def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours(tmp_path: Path) -> None:
     command = snakemake_command(["table5"], ['levels="e"'], redo_stale=False, profile="slurm")
     config = dict(text.split("=", 1) for text in command[command.index("--config") + 1 :])
     assert {name: json.loads(value) for name, value in config.items()} == {
@@ -142,9 +162,15 @@ def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours() -> 
         "redo_stale": False,
     }
     assert command[command.index("--profile") + 1].endswith("workflow/profiles/slurm")
-    here = snakemake_command(["my.yaml"], [], redo_stale=False, profile=None)
+    here = snakemake_command(["my.yaml"], ["trace=my.csv"], redo_stale=False, profile=None)
     assert "--profile" not in here
     assert here[here.index("--cores") + 1] == "all"
     assert f'studies=["{Path.cwd()}/my.yaml"]' in here
-    own = snakemake_command(["table5"], [], redo_stale=False, profile="/my/profile")
-    assert own[own.index("--profile") + 1] == "/my/profile"
+    assert "settings=" + json.dumps([f'trace="{Path.cwd()}/my.csv"']) in here
+    own = snakemake_command(["table5"], [], redo_stale=False, profile=str(tmp_path))
+    assert own[own.index("--profile") + 1] == str(tmp_path)
+
+
+def test_an_unknown_profile_is_named_with_those_that_exist() -> None:
+    with pytest.raises(InputError, match="profile 'slrum' is unknown; allowed are kubernetes, slurm, or a "):
+        snakemake_command(["table5"], [], redo_stale=False, profile="slrum")

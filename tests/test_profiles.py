@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
+from heterofl_core.estimate import timings_path
 from heterofl_core.folders import data_folder
 from heterofl_core.params import run_params
 from heterofl_core.pipeline import MEMORY_MB, WORKER_MB
@@ -101,6 +102,22 @@ def test_each_profile_plans_one_job_for_each_run(
     printed = checkout.pipeline(list(RUNS), *options, "--dry-run")
     assert re.search(r"^run +2$", printed, re.MULTILINE), printed
     assert not (outputs / "runs").exists()
+
+
+@needs("snakemake")
+def test_a_dry_run_shows_what_is_open_on_which_device_and_changes_nothing(
+    checkout: Checkout, outputs: Path
+) -> None:
+    marker = outputs / "pipeline" / RUNS["e"]
+    marker.parent.mkdir(parents=True)
+    marker.touch()  # of a record that is gone
+    timings = timings_path()
+    before = timings.read_bytes() if timings.exists() else None
+    printed = checkout.pipeline(list(RUNS), "--dry-run", "-p", "device=cuda")
+    assert re.search(r"^run +2$", printed, re.MULTILINE), printed
+    assert len(re.findall(r"resources:.* gpu=1\b", printed)) == 2, printed
+    assert marker.exists()
+    assert (timings.read_bytes() if timings.exists() else None) == before
 
 
 # SLURM

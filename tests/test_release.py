@@ -46,6 +46,15 @@ def test_the_citation_names_the_projects_license() -> None:
     assert CITATION["license"] == PROJECT["license"]
 
 
+def test_conda_installs_the_extras_that_make_does() -> None:
+    make = re.search(r"^EXTRAS := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    conda = re.search(r"\.\[(\S+)\]", (ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert make
+    assert conda
+    assert make[1] == conda[1]
+    assert set(make[1].split(",")) == PROJECT["optional-dependencies"].keys()
+
+
 # The workflow
 
 

@@ -8,10 +8,11 @@ import pytest
 from heterofl_core import results
 from heterofl_core.errors import InputError
 from heterofl_core.estimate import Timing, timing_name
-from heterofl_core.params import RunParams, run_params
+from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.results import PLANS, next_run, read_plan, seconds_left, to_do, work_off
+from heterofl_core.settings import split_settings
 from heterofl_core.status import STATES, RunStatus
-from heterofl_core.studies import INTERPOLATIONS, TABLES, read_study
+from heterofl_core.studies import read_study
 
 RUNS = tuple(run_params(dataset="digits", levels=levels, rounds=10) for levels in ("a", "b", "e"))
 TIMINGS = {
@@ -71,15 +72,16 @@ def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
 
     def run_notebook(values: dict[str, Any]) -> None:
         asked.append(values)
-        run_id = run_params(**{name: value for name, value in values.items() if name != "force"}).run_id
+        run_id = split_settings(values)[0].run_id
         if values["levels"] == "b":
             raise InputError("broken")
         done[run_id] = "done"
 
     monkeypatch.setattr(results, "run_notebook", run_notebook)
     done[RUNS[2].run_id] = "stale"
-    assert work_off("cpu", hours=10) == [RUNS[0].run_id, RUNS[2].run_id]
+    assert work_off("gpu", 10, Execution(device="cuda")) == [RUNS[0].run_id, RUNS[2].run_id]
     assert [values["levels"] for values in asked] == ["a", "b", "e"]
+    assert [values["device"] for values in asked] == ["cuda"] * 3
     assert [values.get("force", False) for values in asked] == [False, False, True]
 
 
@@ -87,7 +89,7 @@ def test_a_notebook_that_does_another_run_is_a_failure_and_not_asked_again(
     done: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(results, "run_notebook", lambda values: None)
-    assert work_off("cpu", hours=10) == []
+    assert work_off("cpu", 10, Execution()) == []
     told = capsys.readouterr().out
     for params in RUNS:
         assert told.count(f"{params.run_id} failed: its notebook ended, and the run is not done") == 1
@@ -96,12 +98,22 @@ def test_a_notebook_that_does_another_run_is_a_failure_and_not_asked_again(
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
 def test_hours_must_be_positive(hours: float) -> None:
     with pytest.raises(InputError, match=r"hours .* is not allowed; it must be above 0"):
-        work_off("cpu", hours)
+        work_off("cpu", hours, Execution())
 
 
-def test_an_unknown_plan_is_named_with_those_that_exist() -> None:
-    with pytest.raises(InputError, match="plan 'tpu' is unknown; allowed are cpu, gpu, or a YAML file"):
-        read_plan("tpu")
+def test_runs_that_are_done_are_not_redone_by_force() -> None:
+    with pytest.raises(InputError, match="force True is not for results; allowed is study --force"):
+        work_off("cpu", 1, Execution(force=True))
+
+
+@pytest.mark.parametrize("name", ["tpu", "missing.yaml"])
+def test_an_unknown_plan_is_named_with_those_that_exist(name: str) -> None:
+    with pytest.raises(InputError, match=f"plan '{name}' is unknown; allowed are cpu, gpu, or a YAML file"):
+        read_plan(name)
+
+
+def test_settings_win_over_the_plan() -> None:
+    assert {params.seed for params in read_plan("cpu", seed=7).runs} == {7}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.yaml")))
@@ -113,5 +125,6 @@ def test_a_plan_is_valid_and_begins_with_the_papers_own_schedule(name: str) -> N
 
 def test_the_gpus_plan_has_every_run_of_the_papers_tables_and_interpolations_and_ablation() -> None:
     planned = set(read_plan("gpu").runs)
-    for name in (*TABLES, *INTERPOLATIONS, "ablation", "baselines"):
+    tables = ("table5", "table6", "table7", "ablation", "baselines")
+    for name in (*tables, "figure2", "figure3", "figure4", "figures5and7", "figures6and8"):
         assert set(read_study(name).runs) <= planned, name

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -142,11 +143,9 @@ def test_the_same_key_gives_the_same_random_index_and_any_other_gives_another() 
         return as_lists(random_index(NETWORK, 1 / 8, generator(seed, "sub-model", round, client)))
 
     assert drawn(0, 1, 2) == drawn(0, 1, 2)
-    others = [drawn(1, 1, 2), drawn(0, 2, 2), drawn(0, 1, 3), drawn(0, 2, 1)]
-    assert drawn(0, 1, 2) not in others
-    assert all(
-        first["hidden"] != second["hidden"] for first in others for second in others if first != second
-    )
+    keys = [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1)]
+    for one, other in combinations([drawn(*key) for key in keys], 2):
+        assert one["hidden"] != other["hidden"]
 
 
 def test_random_indices_do_not_depend_on_pythons_hash_seed() -> None:

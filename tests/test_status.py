@@ -110,6 +110,12 @@ def test_a_run_whose_lock_is_held_is_running(outputs: Path) -> None:
     assert found() == ("stopped", "10 of 40 rounds")
 
 
+def test_a_run_whose_notebook_is_being_started_is_running(outputs: Path) -> None:
+    with locked(f"{RUN}.ipynb"):
+        assert found()[0] == "running"
+    assert found()[0] == "missing"
+
+
 def test_a_run_that_is_redone_is_running_although_it_has_a_record(outputs: Path) -> None:
     write_record()
     with locked(RUN):

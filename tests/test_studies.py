@@ -9,14 +9,10 @@ from heterofl_core.__main__ import main
 from heterofl_core.errors import InputError
 from heterofl_core.folders import PARAMS
 from heterofl_core.levels import Mix
-from heterofl_core.studies import (
-    INTERPOLATIONS,
-    TABLES,
-    all_runs,
-    interpolations,
-    read_study,
-    study_names,
-)
+from heterofl_core.studies import all_runs, interpolations, read_study, study_names
+
+TABLES = ("table5", "table6", "table7")
+INTERPOLATIONS = ("figure2", "figure3", "figure4", "figures5and7", "figures6and8")
 
 
 def ids(*names: str) -> list[str]:
@@ -100,6 +96,18 @@ def test_list_prints_work_and_time_of_each_run(capsys: pytest.CaptureFixture[str
             "must have title, exhibits and runs, and nothing else",
         ),
         ("title: t\nexhibits: []\nruns: [{dataset: mnist, levels: [e, q]}]\n", "levels 'q' is not a mix"),
+        ("title: 5\nexhibits: []\nruns: [{}]\n", "has the title 5; it must be a text"),
+        ("title: t\nexhibits: null\nruns: [{}]\n", "has the exhibits None; give a list such as"),
+        ("title: t\nexhibits: Table 5\nruns: [{}]\n", "has the exhibits 'Table 5'; give a list such as"),
+        ("title: t\nexhibits: [5]\nruns: [{}]\n", r"has the exhibits \[5\]; give a list such as"),
+        ("title: t\nexhibits: []\nruns: 3\n", "has the runs 3; give a list such as"),
+        ("title: t\nexhibits: []\nruns: []\n", r"has the runs \[\]; give a list such as"),
+        ("title: t\nexhibits: []\nruns: [foo]\n", "has the runs 'foo'; give a list such as"),
+        ("title: t\nexhibits: []\nruns: [{1: mnist}]\n", "has the runs {1: 'mnist'}; give a list such as"),
+        (
+            "title: t\nexhibits: []\nruns: [{dataset: mnist, levels: []}]\n",
+            "levels has no value in a study; give one at least, or leave it out",
+        ),
     ],
 )
 def test_a_wrong_study_is_refused_with_one_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -107,6 +115,43 @@ def test_a_wrong_study_is_refused_with_one_sentence(tmp_path: Path, text: str, m
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_study(str(path))
+
+
+def written(folder: Path, grid: str) -> Path:
+    """A study with one grid."""
+    path = folder / "study.yaml"
+    path.write_text(f"title: t\nexhibits: []\nruns: [{grid}]\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("[]", [()]),
+        ("[3]", [(3,)]),
+        ("[[3], [1, 2], []]", [(3,), (1, 2), ()]),
+    ],
+)
+def test_a_list_of_rounds_is_one_value_of_milestones_and_may_be_empty(
+    tmp_path: Path, given: str, expected: list[tuple[int, ...]]
+) -> None:
+    path = written(tmp_path, f"{{dataset: digits, levels: e, milestones: {given}}}")
+    assert [params.milestones for params in read_study(str(path)).runs] == expected
+
+
+def test_the_file_of_a_trace_lies_beside_the_studys(tmp_path: Path) -> None:
+    (tmp_path / "fleet.csv").write_text("client,level\n0,a\n1,e\n2,e\n")
+    path = written(tmp_path, "{dataset: digits, levels: a-e, num_clients: 3, trace: [fleet.csv, aae]}")
+    assert [params.trace for params in read_study(str(path)).runs] == ["aee", "aae"]
+
+
+def test_list_takes_settings_that_win_over_the_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "{dataset: digits, levels: e}")
+    assert main(["list", str(path), "--ids", "-p", "seed=3"]) == 0
+    assert capsys.readouterr().out == f"{read_study(str(path), seed=3).runs[0].run_id}\n"
+    assert "_s3_" in read_study(str(path), seed=3).runs[0].run_id
 
 
 def test_an_unknown_study_is_refused_with_the_names_of_those_that_exist() -> None:

@@ -21,6 +21,10 @@ PARAMS = run_params(
     dataset="digits", levels="d-e", num_clients=20, participation=0.1, rounds=4, milestones=[3], eval_every=2
 )
 RUN, ALONE = PARAMS.run_id, Execution(workers=1)
+COST = {
+    f"{name} of a client"
+    for name in ("parameters", "paper_flops", "macs", "attention_macs", "space_mb", "ratio")
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def test_a_record_is_verified_up_to_its_first_evaluated_round_and_nothing_is_wri
     assert found.rounds == 2
     assert set(found.curve["round"]) == {2}
     columns = {"lr", "train_loss", "global_accuracy", "local_accuracy", "down_mb", "up_mb"}
-    assert set(found.curve["column"]) == columns  # times are not compared
+    assert set(found.curve["column"]) == columns | COST  # times are not compared
     assert found.differences.empty
     assert not found.changed
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -96,12 +100,12 @@ def test_the_command_ends_with_one_sentence_and_status_2_if_numbers_differ(
     assert main(["verify", RUN]) == 2
     output = capsys.readouterr()
     assert "git_commit was abc, is " in output.out
-    assert output.err.splitlines()[-1] == f"heterofl_core: {RUN} differs in 1 of 6 values"
+    assert output.err.splitlines()[-1] == f"heterofl_core: {RUN} differs in 1 of 12 values"
 
 
 def test_the_command_says_that_all_is_identical(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", RUN, "--rounds", "2"]) == 0
-    assert capsys.readouterr().out.endswith(f"{RUN}: 2 rounds are identical in all 6 values\n")
+    assert capsys.readouterr().out.endswith(f"{RUN}: 2 rounds are identical in all 12 values\n")
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 5])
@@ -124,6 +128,20 @@ def test_after_the_last_round_slices_are_compared_too() -> None:
     record, rounds = read_record(record_path(RUN)), read_rounds(RUN)
     write_run(record | {"sub_models": {"e": {"global_accuracy": 1.0}}}, rounds)
     assert verify(RUN, 4, ALONE).differences["column"].tolist() == ["global_accuracy of slice e"]
+    write_run(record, rounds)
+
+
+def test_a_cost_that_the_code_does_not_count_is_found() -> None:
+    record, rounds = read_record(record_path(RUN)), read_rounds(RUN)
+    cost = record["cost"]
+    write_run(record | {"cost": cost | {"macs": cost["macs"] + 1}}, rounds)
+    (difference,) = verify(RUN, None, ALONE).differences.to_dict("records")
+    assert difference == {
+        "round": 2,
+        "column": "macs of a client",
+        "recorded": cost["macs"] + 1,
+        "found": cost["macs"],
+    }
     write_run(record, rounds)
 
 
