@@ -68,7 +68,7 @@ def rounds(dataset: str) -> Styler:
 
 @or_missing
 def targets() -> Styler:
-    """What `params/speed.yaml` set out for, and the ratio that the fastest of our ways reached."""
+    """The targets of `params/speed.yaml`, and the ratio that the fastest of our ways reached."""
     table = measured("rounds")
     rows = []
     for target in yaml.safe_load((PARAMS / "speed.yaml").read_text(encoding="utf-8")):
@@ -81,12 +81,12 @@ def targets() -> Styler:
                     {
                         **{name: target[name] for name in ("dataset", "levels", "precision")},
                         "phase": phase,
-                        "set out for": target[phase],
+                        "target": target[phase],
                         "measured": ratio,
                         "reached": "–" if pd.isna(ratio) else "yes" if ratio >= target[phase] else "no",
                     }
                 )
-    return printed(pd.DataFrame(rows)).format("×{:.2f}", subset=["set out for", "measured"], na_rep="–")
+    return printed(pd.DataFrame(rows)).format("×{:.2f}", subset=["target", "measured"], na_rep="–")
 
 
 @or_missing

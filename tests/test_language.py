@@ -11,6 +11,7 @@ from torch import Tensor
 
 from heterofl_core import language, transformer, vectorised
 from heterofl_core.clients import ClientUpdate, ModelCopy, client_update
+from heterofl_core.closely import WORD_FREQUENCIES
 from heterofl_core.cost import CLIENT_WORDS
 from heterofl_core.engines import PLAIN, Engine
 from heterofl_core.errors import InputError
@@ -214,6 +215,13 @@ def test_in_the_paper_a_client_has_one_row_of_327_windows_and_about_3000_words(
     assert len(list(examples_of(task, 0).epoch(100, np.random.default_rng(0)))) == 327
     assert round(np.mean([len(words) for words in task.words])) == CLIENT_WORDS
     assert max(word for words in task.words for word in words) < 33_278  # never the unknown token
+
+
+@pytest.mark.usefixtures("wikitext2")
+def test_who_knows_word_frequencies_alone_has_a_perplexity_of_about_912() -> None:
+    text = load_text()
+    share = np.bincount(text.train, minlength=text.num_tokens) / len(text.train)
+    assert round(float(np.exp(-np.log(share[text.test]).mean())), 1) == WORD_FREQUENCIES
 
 
 # Partial vocabularies are exact

@@ -178,7 +178,7 @@ def test_other_levels_change_no_method_but_have_no_row(dataset: str, settings: d
 @pytest.mark.parametrize("name", ["num_clients", "participation", "lr", "local_epochs"])
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "wikitext2"])
 def test_another_recipe_is_told(dataset: str, name: str) -> None:
-    """Runs that differ in nothing else would look the same; with another crowd they answer another question."""
+    """Runs that differ in nothing else would look the same; with another crowd they ask something else."""
     value = {"num_clients": 50, "participation": 0.2, "lr": 0.03, "local_epochs": 2}[name]
     run = a_run(dataset=dataset, **{name: value})
     assert report.variation(run) == f"{name} {value}"
