@@ -49,7 +49,7 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
         return f"{said} (0 of {len(judgements)})"
     measured = [found for found, outcome in judgements if found and outcome in MEASURED]
     found = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in MEASURED if counts[name])
-    if not all(found.full for found in measured):
+    if said != "not enough runs" and not all(found.full for found in measured):
         said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
     return f"{said} ({found} of {len(judgements)})"
 
@@ -78,7 +78,7 @@ def details() -> str:
     sections = []
     for claim in read_claims():
         notes = "".join(f"<p>{html.escape(text)}</p>" for text in (claim.source, claim.note) if text)
-        table = side_by_side(evidence, claim.comparisons).to_html()
+        table = shown(side_by_side(evidence, claim.comparisons)).to_html()
         sections.append(
             f'<details class="plain claim" id="claim-{claim.number}">'
             f"<summary>{claim.number}. {html.escape(claim.text)}</summary>{notes}"
@@ -88,14 +88,24 @@ def details() -> str:
 
 
 def question(name: str) -> Styler:
-    """The comparisons of a question of ours; see `claims.read_question`."""
-    return searchable(side_by_side(all_evidence(), read_question(name)))
+    """The comparisons of a question of ours, none of which has to come out in one way; see
+    `claims.read_question`.
+    """
+    rows = side_by_side(all_evidence(), read_question(name)).rename(
+        columns={"Better": "First", "Worse": "Second"}
+    )
+    return searchable(shown(rows.drop(columns="Outcome")))
 
 
-def side_by_side(evidence: Evidence, comparisons: Sequence[Comparison]) -> Styler:
-    """A line for each comparison."""
+def side_by_side(evidence: Evidence, comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """A line for each comparison, without columns that say nothing of any."""
     rows = pd.DataFrame([row(evidence, one) for one in comparisons])
-    rows = rows if any(one.margin for one in comparisons) else rows.drop(columns="Margin")
+    empty = [name for name, nothing in (("Margin", "0"), ("Paper", "–")) if (rows[name] == nothing).all()]
+    return rows.drop(columns=empty)
+
+
+def shown(rows: pd.DataFrame) -> Styler:
+    """Lines of `side_by_side` for a page."""
     return aligned(rows, [name for name in rows.columns if name not in NUMBERS])
 
 
