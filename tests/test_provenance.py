@@ -24,7 +24,18 @@ AROUND = {
     *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
     *("status", "timings", "verify", "report", "figures", "pages", "speed", "results"),
     *("evidence", "differences", "paper", "claims", "ledger", "exhibits", "series", "tables", "run_pages"),
-    *("equivalence", "table4", "result_figures", "interactive", "closely", "coverage", "badges", "course"),
+    *("equivalence", "table4", "result_figures", "interactive", "closely", "counts", "coverage", "badges"),
+    "course",
+        "equivalence",
+        "table4",
+        "result_figures",
+        "interactive",
+        "closely",
+        "counts",
+        "coverage",
+        "badges",
+        "course",
+    ),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 
