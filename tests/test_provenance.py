@@ -26,16 +26,6 @@ AROUND = {
     *("evidence", "differences", "paper", "claims", "ledger", "exhibits", "series", "tables", "run_pages"),
     *("equivalence", "table4", "result_figures", "interactive", "closely", "counts", "coverage", "badges"),
     "course",
-        "equivalence",
-        "table4",
-        "result_figures",
-        "interactive",
-        "closely",
-        "counts",
-        "coverage",
-        "badges",
-        "course",
-    ),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 
