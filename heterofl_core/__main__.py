@@ -93,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--stale", action="store_true", help="a few of the runs that other code made")
     one.add_argument("--rounds", type=int, help="to execute; up to the first evaluated one unless given")
     one.set_defaults(command=verify)
+    one = commands.add_parser("confusions", help=confusions.__doc__)
+    one.add_argument("run", help="id of a finished run")
+    one.set_defaults(command=confusions)
     one = commands.add_parser("course", help=course.__doc__)
     one.add_argument("--again", action="store_true", help="execute all chapters")
     one.add_argument("--mnist", action="store_true", help="time with MNIST those that can run with it")
@@ -276,6 +279,14 @@ def verify(options: argparse.Namespace) -> None:
     if len(found.differences):
         raise InputError(f"{options.run} differs in {len(found.differences)} of {len(found.curve)} values")
     print(f"{options.run}: {found.rounds} rounds are identical in all {len(found.curve)} values")
+
+
+def confusions(options: argparse.Namespace) -> None:
+    """which labels a finished run takes for one another; executes it again"""
+    from heterofl_core.confusions import write_confusions
+    from heterofl_core.params import Execution
+
+    print(write_confusions(options.run, Execution()))
 
 
 def list_runs(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from heterofl_core.exhibits import all_evidence, not_run
 from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import LEVELS, width_rate
 from heterofl_core.params import run_params
-from heterofl_core.records import read_rounds
+from heterofl_core.records import all_records, confusions_path, read_rounds
 from heterofl_core.report import each_run, title_of
 from heterofl_core.selection import Axis, static_index
 from heterofl_core.studies import combinations, values_of
@@ -24,6 +24,7 @@ from heterofl_core.tables import aligned
 EPSILON = 1e-5  # of a norm, as in PyTorch
 NOT_RUN = dict.fromkeys(("Rounds", "Seeds", "Best", "Final"), "–")
 MASKS = ("none", "detach", "zero", "neg_inf")
+COMMON = ("nobody", "one client", "two", "three or more")  # hold two labels both
 SPACINGS = (1, 5, 10, 50)  # rounds from one evaluation to the next
 WORD_FREQUENCIES = 911.7
 """The perplexity of WikiText2's test text for who knows each word's share of the training text; counted by a
@@ -168,6 +169,33 @@ def two_bests(runs: pd.DataFrame) -> pd.DataFrame:
             local, chosen = curve["local_accuracy"], int(curve["global_accuracy"].to_numpy().argmax())
             rows.append((title_of(run), local.max(), local[chosen]))
     return pd.DataFrame(rows, columns=columns)
+
+
+def confused_pairs() -> pd.DataFrame:
+    """For runs whose confusions were counted (`confusions.py`): of the images of a label, the share that is
+    taken for a certain other one, in percent, by how many clients hold both labels.
+
+    Returns:
+        A row for each run, with its final Global accuracy, the column `pairs of nobody` (of labels that no
+        client holds together), and one for each of `COMMON`, the mean over such pairs.
+    """
+    rows = []
+    for record in all_records():
+        if (path := confusions_path(record["run_id"])).exists():
+            pairs = pd.read_csv(path)
+            of_label = pairs.groupby("label")["images"].transform("sum")
+            others = pairs.assign(share=100 * pairs["images"] / of_label).query("label != taken_for")
+            common = others["clients"].clip(upper=len(COMMON) - 1)
+            shares = others.groupby(common)["share"].mean()
+            rows.append(
+                {
+                    "run": title_of(record["params"]),
+                    "Global": record["metrics"]["final_global_accuracy"],
+                    "pairs of nobody": int((others["clients"] == 0).sum() // 2),
+                    **{title: shares.get(number, math.nan) for number, title in enumerate(COMMON)},
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def looks(runs: pd.DataFrame) -> pd.DataFrame:

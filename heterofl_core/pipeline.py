@@ -135,7 +135,7 @@ def newest_record() -> list[Path]:
 def book_sources() -> list[Path]:
     """What the book is made of, beside the records."""
     patterns = ("*.md", "*.yml", "*.bib", "decisions/*", "report/*", "_ext/*", "_static/*", "figures/*")
-    folders = [PARAMS, *(outputs_folder() / name for name in ("course", "bench", "equivalent"))]
+    folders = [PARAMS, *(outputs_folder() / name for name in ("course", "bench", "equivalent", "confusions"))]
     found = [path for pattern in patterns for path in BOOK.glob(pattern)]
     found += [path for folder in folders for path in folder.rglob("[!.]*")]  # none that is being written
     return sorted(path for path in found if path.is_file())

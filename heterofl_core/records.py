@@ -87,6 +87,11 @@ def executed_path(run_id: str) -> Path:
     return outputs_folder() / "notebooks" / f"{run_id}.ipynb"
 
 
+def confusions_path(run_id: str) -> Path:
+    """What the final model of a run takes for what; see `confusions`."""
+    return outputs_folder() / "confusions" / f"{run_id}.csv"
+
+
 def failed_path(run_id: str) -> Path:
     """The notebook of a run that failed, with its traceback."""
     return outputs_folder() / "failed" / f"{run_id}.ipynb"

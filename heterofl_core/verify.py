@@ -3,6 +3,7 @@
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from heterofl_core.checkpoints import RunState
-from heterofl_core.engines import engine_of
+from heterofl_core.engines import Engine, engine_of
 from heterofl_core.equivalence import (
     certificate_path,
     certified,
@@ -73,33 +74,57 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
     Raises:
         InputError: there is no such record, it is damaged, or no round in that range was evaluated.
     """
-    if not record_path(run_id).exists():
-        raise InputError(f"run {run_id!r} has no record in {record_path(run_id).parent.parent}")
-    record, recorded = read_record(record_path(run_id)), read_rounds(run_id)
+    record, recorded = recorded_run(run_id), read_rounds(run_id)
     first = int(recorded["round"].iloc[0])
     rounds = first if rounds is None else rounds
     if not first <= rounds <= record["rounds_done"]:
         raise InputError(
             f"rounds {rounds} is not allowed; run {run_id} allows {first} to {record['rounds_done']}"
         )
-    federation = Federation(RunParams(**record["params"]))
-    state = RunState(federation.initial_weights(), round=0, rows=[])
-    engine = engine_of(federation.params, execution.model_copy(update={"engine": engine_of_record(record)}))
-    with backend(execution) as workers:
-        for _ in tqdm(range(rounds), unit="round", desc=run_id):
-            advance(federation, state, engine.processes(workers), engine)
+    with again(record, rounds, execution) as (federation, state, workers, engine):
         curve = [
             side_by_side_curves(recorded[recorded["round"] <= rounds], curve_of(state)),
             side_by_side_cost(rounds, record["cost"], asdict(federation.mean_cost())),
         ]
         if rounds == record["rounds_done"] and "sub_models" in record:
-            now = federation.evaluate_sub_models(state.weights, engine.processes(workers), engine)
+            now = federation.evaluate_sub_models(state.weights, workers, engine)
             curve.append(side_by_side_slices(rounds, record["sub_models"], now))
     return Verification(
         rounds,
         pd.concat(curve, ignore_index=True),
         {name: (record[name], value) for name, value in provenance().items() if record[name] != value},
     )
+
+
+@contextmanager
+def again(
+    record: Mapping[str, Any], rounds: int, execution: Execution
+) -> Iterator[tuple[Federation, RunState, int, Engine]]:
+    """Executes the first rounds of a finished run again, by the engine that its record names; nothing is
+    written.
+
+    Yields:
+        The federation, what it has learned, and the workers and the engine, which can judge it.
+    """
+    federation = Federation(RunParams(**record["params"]))
+    state = RunState(federation.initial_weights(), round=0, rows=[])
+    engine = engine_of(federation.params, execution.model_copy(update={"engine": engine_of_record(record)}))
+    with backend(execution) as workers:
+        processes = engine.processes(workers)
+        for _ in tqdm(range(rounds), unit="round", desc=federation.params.run_id):
+            advance(federation, state, processes, engine)
+        yield federation, state, processes, engine
+
+
+def recorded_run(run_id: str) -> dict[str, Any]:
+    """The record of a finished run.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    if not record_path(run_id).exists():
+        raise InputError(f"run {run_id!r} has no record in {record_path(run_id).parent.parent}")
+    return read_record(record_path(run_id))
 
 
 @dataclass(frozen=True)
