@@ -96,7 +96,7 @@ def read_claims() -> list[Claim]:
             number,
             entry["claim"],
             entry["source"],
-            tuple(one for grid in entry["comparisons"] for one in comparisons(**grid)),
+            tuple(of_grids(entry["comparisons"])),
             entry.get("note", ""),
         )
         for number, entry in enumerate(entries, 1)
@@ -106,7 +106,13 @@ def read_claims() -> list[Claim]:
 def read_question(name: str) -> list[Comparison]:
     """The comparisons of a question of `params/questions.yaml`."""
     questions = yaml.safe_load((PARAMS / "questions.yaml").read_text(encoding="utf-8"))
-    return [one for grid in questions[name] for one in comparisons(**grid)]
+    return list(of_grids(questions[name]))
+
+
+def of_grids(grids: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
+    """The comparisons of some grids, one after the other; see `comparisons`."""
+    for grid in grids:
+        yield from comparisons(**grid)
 
 
 def comparisons(

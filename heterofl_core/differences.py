@@ -61,13 +61,22 @@ def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: 
     both = Answer((*answers[0].records, *answers[1].records))
     return Difference(
         value=math.fsum(gains) / len(gains),
-        half_width=quantile(freedom) * noise / math.sqrt(len(gains)) if freedom else math.nan,
+        half_width=half_width(noise, freedom, len(gains)),
         freedom=freedom,
         pairs=len(gains),
         schedule=both.schedule,
         full=both.params.protocol == "paper",
         state=both.state,
     )
+
+
+def half_width(noise: float, freedom: float, pairs: int) -> float:
+    """Half of the 95 % interval of a mean over pairs; NaN where the noise is not known.
+
+    Args:
+        noise, freedom: see `pair_noise`.
+    """
+    return quantile(freedom) * noise / math.sqrt(pairs) if freedom else math.nan
 
 
 def compared(evidence: Evidence, one: RunParams, other: RunParams) -> tuple[Answer, Answer] | None:

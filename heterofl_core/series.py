@@ -5,8 +5,8 @@ import math
 
 import pandas as pd
 
-from heterofl_core.differences import pair_noise
-from heterofl_core.evidence import Answer, Evidence, estimate, quantile
+from heterofl_core.differences import half_width, pair_noise
+from heterofl_core.evidence import Answer, Evidence, estimate
 from heterofl_core.levels import LEVELS
 from heterofl_core.paper import paper_value
 from heterofl_core.params import RunParams, run_params
@@ -111,7 +111,7 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
                 alone_answer = evidence.answer(alone_run, answer.rounds)
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
                 noise, freedom = pair_noise(evidence, answer.params, alone_run, metric, answer.rounds)
-                a_pair = quantile(freedom) * noise if freedom else math.nan
+                a_pair = half_width(noise, freedom, pairs=1)
                 rows.append({"answer": answer, "level": level} | side_by_side(sliced, alone, metric, a_pair))
     return pd.DataFrame(rows, columns=["answer", "level", "sliced", "alone", "gain", "half_width", "seeds"])
 
