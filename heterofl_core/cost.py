@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from heterofl_core.levels import LEVELS, Mix, all_mixes, width_rate
 from heterofl_core.models import build_model
 from heterofl_core.params import SEQUENCE_LENGTH
+from heterofl_core.tables import magnitude
 from heterofl_core.transformer import Attention
 
 BYTES = 4  # of a parameter in float32
@@ -134,8 +135,8 @@ def cost_table(arch: str) -> pd.DataFrame:
             {
                 "Model": str(mix),
                 "Ratio": f"{cost.ratio:.2f}",
-                "Parameters": in_thousands(cost.parameters),
-                "FLOPs": in_thousands(cost.paper_flops),
+                "Parameters": magnitude(cost.parameters),
+                "FLOPs": magnitude(cost.paper_flops),
                 "Space (MB)": f"{cost.space_mb:.2f}",
                 "parameters": round(cost.parameters),
                 "paper_flops": round(cost.paper_flops),
@@ -146,11 +147,3 @@ def cost_table(arch: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def in_thousands(count: float) -> str:
-    """A count as the paper prints it: 1556874 becomes 1.6 M, 98922 becomes 98.9 K."""
-    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count:.0f}"

@@ -44,9 +44,9 @@ def aligned(table: pd.DataFrame, text: Collection[str]) -> Styler:
 
 def magnitude(value: float) -> str:
     """A count as the paper prints it: 6.6 K, 9.6 M."""
-    for factor, letter in ((1e9, " B"), (1e6, " M"), (1e3, " K")):
+    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if value >= factor:
-            return f"{value / factor:.1f}{letter}"
+            return f"{value / factor:.1f} {unit}"
     return f"{value:.0f}"
 
 

@@ -10,7 +10,7 @@ ROW = pd.DataFrame({"Mix": ["a-e"], "Accuracy": ["94.05"]})
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(7, "7"), (999, "999"), (1000, "1.0 K"), (6_600, "6.6 K"), (9_600_000, "9.6 M"), (1.34e9, "1.3 B")],
+    [(7, "7"), (999, "999"), (1000, "1.0 K"), (98_922, "98.9 K"), (1_556_874, "1.6 M"), (1.368e9, "1.4 B")],
 )
 def test_counts_read_as_the_paper_prints_them(value: float, text: str) -> None:
     assert tables.magnitude(value) == text
