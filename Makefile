@@ -50,7 +50,7 @@ federation: .venv/installed ## Runs a real federation here, over TLS, one client
 	PYTHONPATH=book/federation $(BIN)/python -m heterofl_flower $(P)
 
 test: .venv/installed ## Runs every check of the code, the notebooks and the book.
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 federation-test: .venv/installed ## Tests the real federation from end to end, in minutes.
 	$(BIN)/pytest tests/federation -m federation

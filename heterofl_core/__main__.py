@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fix_folders()
     try:
         options.command(options)
+        sys.stdout.flush()  # here, where a reader that left is expected
     except InputError as error:
         print(f"heterofl_core: {error}", file=sys.stderr)
         return 2

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from heterofl_core.levels import LEVELS, Mix, all_mixes, width_rate
 from heterofl_core.models import build_model
 from heterofl_core.params import SEQUENCE_LENGTH
-from heterofl_core.tables import magnitude
+from heterofl_core.printing import magnitude
 from heterofl_core.transformer import Attention
 
 BYTES = 4  # of a parameter in float32

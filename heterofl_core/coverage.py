@@ -95,19 +95,18 @@ def hours(records: Iterable[Record]) -> float:
 
 
 def summary(found: Mapping[str, str], records: Sequence[Record]) -> str:
-    """The whole study in three sentences; `found` as `coverage` gives it."""
-    number, runs = Counter(found.values()), all_runs()
+    """The whole study in a few sentences; `found` as `coverage` gives it."""
+    runs = all_runs()
     by_dataset = Counter((runs[run_id].dataset, came) for run_id, came in found.items())
     parts = [
-        f"{by_dataset[dataset, 'done']} and {by_dataset[dataset, 'other schedule']} are on {title}"
+        f"{by_dataset[dataset, 'done']} on {title} (and {by_dataset[dataset, 'other schedule']} shorter)"
         for dataset, title in report.DATASETS.items()
         if dataset in TABLES
     ]
     return (
-        f"Of {number.total()} planned runs {number['done']} are done with the paper's schedule, and "
-        f"{number['other schedule']} more with a shorter one only, which answers less: "
-        f"{', '.join(parts[:-1])}, {parts[-1]}. With repetitions by other seeds, {len(records)} runs are "
-        f"recorded, which took {hours(records):.1f} hours of machines."
+        f"{len(found)} runs are planned. As long as the paper's are {', '.join(parts[:-1])} and {parts[-1]}; "
+        f"a shorter run answers less. With repetitions by other seeds, {len(records)} runs are recorded, "
+        f"which took {hours(records):.1f} hours of machines."
     )
 
 

@@ -28,7 +28,8 @@ class Difference:
     Attributes:
         value: the mean over pairs of one seed, in points of accuracy or as the logarithm of a ratio of
             perplexities, positive if better.
-        half_width: of its 95 % interval, from the noise of pairs; NaN where that is not known.
+        half_width: of its 95 % interval, from the noise of pairs; NaN where that is not known, or a run
+            diverged.
         freedom: degrees of freedom of that noise; 0 where it is not known.
         pairs: how many there are.
         schedule: of both, see `Answer.schedule`.
@@ -58,10 +59,11 @@ def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: 
     first, second = (answer.by_seed(metric) for answer in answers)
     gains = [METRICS[metric].gain(first[seed], second[seed]) for seed in first.keys() & second.keys()]
     noise, freedom = pair_noise(evidence, better, worse, metric, answers[0].rounds)
+    diverged = not all(map(math.isfinite, gains))
     both = Answer((*answers[0].records, *answers[1].records))
     return Difference(
         value=math.fsum(gains) / len(gains),
-        half_width=half_width(noise, freedom, len(gains)),
+        half_width=math.nan if diverged else half_width(noise, freedom, len(gains)),
         freedom=freedom,
         pairs=len(gains),
         schedule=both.schedule,
@@ -101,7 +103,8 @@ def shared_seeds(one: Answer, other: Answer) -> int:
 
 def kind(params: RunParams) -> Kind:
     """What decides how steadily a federation learns: settings of one kind are taken to scatter alike."""
-    return params.method, params.arch, params.norm, params.masked_loss, params.selection
+    goal = () if params.predicted == "all" else (f"predicted {params.predicted}",)
+    return params.method, params.arch, params.norm, params.masked_loss, params.selection, *goal
 
 
 def pair_noise(
@@ -110,7 +113,7 @@ def pair_noise(
     """How much the difference of two runs with one seed scatters beside what their settings explain.
 
     It rests on settings of the same two kinds on the same data, which were repeated with several seeds for so
-    many rounds or, if none were, for fewer. No other kind lends its noise: a method that swings from round to
+    many rounds or, if none were, for fewer. No third kind lends its noise: a method that swings from round to
     round says nothing of one that does not.
 
     Args:
@@ -144,10 +147,12 @@ def pair_noise(
 
 def kind_variances(answers: Sequence[Answer], metric: str) -> dict[Kind, tuple[float, float]]:
     """For each kind the variance of a run beside what its setting and its seed explain, and its degrees of
-    freedom; empty where nothing is left to tell it from.
+    freedom; none for a kind of which nothing is left to tell it from, or of which a run diverged.
 
     Least squares on value = setting + seed of that length + noise (blocks, in the language of experiments).
-    Each kind has a share of the degrees of freedom as large as its share of the runs.
+    A kind's degrees of freedom are the sum of 1 - h over its runs, where h is a run's leverage: how much of a
+    change in its value the fit would follow. All kinds share the blocks, so the steadier one of two seems
+    less steady than it is, and the wilder one a little steadier.
     """
     runs = pd.DataFrame(
         [
@@ -156,18 +161,19 @@ def kind_variances(answers: Sequence[Answer], metric: str) -> dict[Kind, tuple[f
             for seed, value in answer.by_seed(metric).items()
         ],
         columns=["kind", "setting", "block", "value"],
-    )
+    ).astype({"value": float})
+    diverged = runs.loc[~np.isfinite(runs["value"]), "kind"]
+    runs = runs[~runs["kind"].isin(set(diverged))]
     if runs.empty:
         return {}
     design = pd.get_dummies(runs[["setting", "block"]], dtype=float).to_numpy()  # (runs, settings + blocks)
-    fitted, _, explained, _ = np.linalg.lstsq(design, runs["value"].to_numpy())
-    share = 1 - int(explained) / len(runs)
-    if not share:
-        return {}
-    left = (runs["value"] - design @ fitted) ** 2
+    left = np.eye(len(runs)) - design @ np.linalg.pinv(design)  # what the fit does not follow
+    parts = runs.assign(square=(left @ runs["value"].to_numpy()) ** 2, free=left.diagonal())
+    sums = parts.groupby("kind")[["square", "free"]].sum()
     return {
-        name: (float(squares.sum() / (share * len(squares))), share * len(squares))
-        for name, squares in left.groupby(runs["kind"])
+        name: (square / free, free)
+        for name, square, free in sums.itertuples()
+        if free > 1e-9  # rounding
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import joblib
 
+from heterofl_core.errors import InputError
 from heterofl_core.files import write_text
 from heterofl_core.folders import cache_folder
 from heterofl_core.levels import Mix
@@ -44,7 +45,7 @@ def sizes_of(dataset: str) -> Sizes:
     """How large a data set is; somebody's own is looked at.
 
     Raises:
-        InputError: it is somebody's own, and is not there.
+        InputError: it is somebody's own, and is not there or damaged.
     """
     return own_sizes(*parquet_files(dataset)) if is_own_dataset(dataset) else SIZES[dataset]
 
@@ -55,10 +56,13 @@ def own_sizes(train: Path, test: Path) -> Sizes:
     from PIL import Image
     from pyarrow.parquet import ParquetFile
 
-    first = next(ParquetFile(train).iter_batches(1, columns=["image"])).to_pylist()[0]["image"]
-    with Image.open(io.BytesIO(first["bytes"])) as image:
-        shape = (len(image.getbands()), image.height, image.width)
-    return Sizes(shape, *(ParquetFile(file).metadata.num_rows for file in (train, test)))
+    try:
+        first = next(ParquetFile(train).iter_batches(1, columns=["image"])).to_pylist()[0]["image"]
+        with Image.open(io.BytesIO(first["bytes"])) as image:
+            shape = (len(image.getbands()), image.height, image.width)
+        return Sizes(shape, *(ParquetFile(file).metadata.num_rows for file in (train, test)))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise InputError(f"data files {train} and {test} cannot be read ({error!r})") from error
 
 
 @dataclass(frozen=True)

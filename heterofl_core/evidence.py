@@ -56,7 +56,8 @@ class Estimate:
 
     Attributes:
         mean: of the measurements.
-        half_width: of the 95 % confidence interval of the mean; NaN if there was one measurement only.
+        half_width: of the 95 % confidence interval of the mean; NaN for fewer than three measurements, whose
+            interval would be wider than anything it could tell.
         count: of the measurements.
     """
 
@@ -68,8 +69,8 @@ class Estimate:
 def estimate(values: Sequence[float]) -> Estimate:
     """The mean of some measurements with Student's interval."""
     count, mean = len(values), math.fsum(values) / len(values)
-    if count == 1:
-        return Estimate(mean, math.nan, 1)
+    if count < 3:
+        return Estimate(mean, math.nan, count)
     spread = float(np.std(values, ddof=1))
     return Estimate(mean, quantile(count - 1) * spread / math.sqrt(count), count)
 

@@ -23,11 +23,12 @@ from heterofl_core.paper import (
     table,
 )
 from heterofl_core.params import RunParams
+from heterofl_core.printing import magnitude, signed
 from heterofl_core.records import all_records
 from heterofl_core.report import dataset_title, variation
 from heterofl_core.settings import command
 from heterofl_core.studies import read_study
-from heterofl_core.tables import aligned, magnitude, run_link, searchable, signed, unless_empty
+from heterofl_core.tables import aligned, run_link, searchable, unless_empty
 
 DECIMALS = 2
 PERPLEXITIES = {"perplexity": "All", "masked_perplexity": "Masked", "visible_perplexity": "Visible"}
@@ -93,7 +94,8 @@ def beside(
 
 
 def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | None) -> dict[str, str]:
-    """What the table says of one run, as HTML; `±` is half of the 95 % interval of the mean over seeds.
+    """What the table says of one run, as HTML; `±` is half of the 95 % interval of the mean over seeds. A run
+    that is shorter than the paper's has no difference to its number.
 
     Args:
         paper: what is printed for it.
@@ -101,14 +103,14 @@ def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | No
     printed = "–" if paper is None else f"{paper:.{DECIMALS}f}"
     if answer is None:
         return dict.fromkeys(COLUMNS, "") | {"Paper": printed, "Ours": not_run(asked)}
-    found = estimate(answer.values(metric))
+    found, as_long = estimate(answer.values(metric)), answer.params.protocol == "paper"
     return {
         "Paper": printed,
         "Ours": linked(answer, f"{found.mean:.{DECIMALS}f}{MARKS[answer.state]}"),
         "Schedule": answer.schedule,
         "±": "" if math.isnan(found.half_width) else f"{found.half_width:.{DECIMALS}f}",
         "Seeds": str(found.count),
-        "Difference": "" if paper is None else signed(found.mean - paper),
+        "Difference": signed(found.mean - paper) if paper is not None and as_long else "",
         "Final": f"{estimate(answer.values(metric, 'final')).mean:.{DECIMALS}f}",
     }
 

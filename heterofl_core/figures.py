@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes as Plot
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -96,6 +95,8 @@ def partition(label_counts: np.ndarray) -> Figure:
     Args:
         label_counts: shape (clients, labels); see `Partition.label_counts`.
     """
+    import seaborn as sns  # takes longer to import than most pages to draw
+
     figure = Figure(figsize=(7.6, 2.4))
     plot = figure.subplots()
     sns.heatmap(

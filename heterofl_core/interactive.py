@@ -33,7 +33,8 @@ def as_html(figure: Any, caption: str) -> str:
 
 
 def mix_slider(points: pd.DataFrame, metric: str) -> str:
-    """The points of an interpolation at one share of clients, which a slider chooses; words without a mix.
+    """The points of an interpolation at one share of clients, which a slider chooses, at first near one half;
+    words without a mix.
 
     Args:
         points: see `series.interpolation`.
@@ -41,9 +42,11 @@ def mix_slider(points: pd.DataFrame, metric: str) -> str:
     import plotly.graph_objects as go
 
     ours = points[points["whose"] == "ours"]
-    if not ours["share"].between(0, 100, inclusive="neither").any():
-        return NOT_RUN
     shares = sorted(ours["share"].unique())
+    mixed = [share for share in shares if 0 < share < 100]
+    if not mixed:
+        return NOT_RUN
+    first = min(mixed, key=lambda share: abs(share - 50))
     figure = go.Figure(layout=LAYOUT)
     for share in shares:
         for large in LEVELS[:-1]:
@@ -54,7 +57,7 @@ def mix_slider(points: pd.DataFrame, metric: str) -> str:
                 name=f"larger level {large}",
                 mode="lines+markers",
                 line_color=LEVEL_COLOURS[large],
-                visible=bool(share == shares[0]),
+                visible=bool(share == first),
                 hovertemplate=f"{large}–%{{x}}: %{{y:.2f}}<extra></extra>",
             )
     kinds = len(LEVELS) - 1
@@ -68,7 +71,12 @@ def mix_slider(points: pd.DataFrame, metric: str) -> str:
     ]
     figure.update_layout(
         sliders=[
-            {"steps": steps, "currentvalue": {"prefix": "clients at the larger level: "}, "pad": {"t": 45}}
+            {
+                "steps": steps,
+                "active": shares.index(first),
+                "currentvalue": {"prefix": "clients at the larger level: "},
+                "pad": {"t": 45},
+            }
         ],
         xaxis=AXIS | {"title": "smaller level", "categoryorder": "array", "categoryarray": list(LEVELS[1:])},
         yaxis=AXIS | {"title": METRICS[metric].axis},

@@ -27,6 +27,8 @@ MEMORY_MB = {"digits": 1_000, "mnist": 2_000, "cifar10": 3_000, "wikitext2": 3_0
 OWN_MB = 4_000
 """The same for somebody's own data set, which nobody has measured."""
 WORKER_MB = 1_000
+PERSONAL_MB = {"mlp": 3, "cnn": 6, "preresnet18": 37}
+"""Of one client's own model, at level a."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,11 @@ class Plan:
         return {"gpu": 1, "gpu_manufacturer": "nvidia"} if self.execution.device == "cuda" else {}
 
     def memory_mb(self, run_id: str) -> int:
-        """The memory that a run asks a cluster for."""
-        return MEMORY_MB.get(self.runs[run_id].dataset, OWN_MB) + self.workers * WORKER_MB
+        """The memory that a run asks a cluster for; clients' own models are kept, and sent to the workers."""
+        params = self.runs[run_id]
+        personal = params.num_clients if params.method in ("standalone", "lg-fedavg") else 0
+        models = 2 * personal * PERSONAL_MB.get(params.arch, 0)
+        return MEMORY_MB.get(params.dataset, OWN_MB) + self.workers * WORKER_MB + models
 
 
 def as_options(settings: Sequence[str]) -> list[str]:

@@ -68,7 +68,12 @@ COLUMNS = {
 def results(records: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
     """Finished runs, all unless given, one row each: `records.results_table` and the `state` of the code."""
     found = all_records() if records is None else records
-    return results_table(found).assign(state=[state(record) for record in found])
+    # What an old record lacks is the default; left out, it would make floats of the others' whole numbers.
+    whole = [
+        record | {"params": RunParams.model_validate(record["params"]).model_dump(mode="json")}
+        for record in map(dict, found)
+    ]
+    return results_table(whole).assign(state=[state(record) for record in found])
 
 
 def each_run(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -132,7 +137,7 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def params_of(run: Mapping[str, Any]) -> RunParams:
-    """The parameters of a row of `results`; what its record is too old to have, NaN there, is the default."""
+    """The parameters of a row of `results`; NaN there is None."""
     return RunParams(
         **{name: run[name] for name in RunParams.model_fields if name in run and run[name] == run[name]}
     )

@@ -1,5 +1,7 @@
 """Figures of results, in the visual language of `figures.py`: ours filled, the paper's numbers hollow."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes as Plot
 from matplotlib.axis import Axis
@@ -11,6 +13,7 @@ from heterofl_core.levels import LEVELS
 from heterofl_core.records import METRICS
 
 STYLES = {"fix": "--", "dynamic": "-"}
+HOLLOW: dict[str, Any] = {"marker": "o", "ms": 7, "mfc": "none", "ls": "none"}
 
 
 def four_panels(
@@ -57,8 +60,11 @@ def interpolation(points: pd.DataFrame, metric: str) -> Figure:
                 ms=4,
                 capsize=2,
             )
-            plot.plot(paper["share"], paper["value"], color=colour, marker="o", ms=7, mfc="none", ls="none")
+            for end, level in ((0, small), (100, large)):
+                alone = paper[paper["share"] == end]
+                plot.plot(alone["share"], alone["value"], color=LEVEL_COLOURS[str(level)], **HOLLOW)
             plot.plot([], [], color=colour, marker="o", ms=4, label=f"{large}–{small}")
+        plot.plot([], [], color="#666666", label="one level alone, paper", **HOLLOW)
         plot.set_xlim(-5, 105)
         if panel[panel["whose"] == "ours"].empty:
             say_not_run(plot)

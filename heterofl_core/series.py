@@ -106,8 +106,9 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
             continue
         for level in levels_sliced(answer):
             if sliced := slices(answer, level, metric):
-                single = {"levels": level, "assignment": "fix", "trace": None}
-                alone_run = answer.params.model_copy(update=single)
+                mixed_only = {"assignment", "trace", "levels"}
+                settings = answer.params.model_dump(exclude=mixed_only, exclude_none=True)
+                alone_run = run_params(**settings, levels=level)
                 alone_answer = evidence.answer(alone_run, answer.rounds)
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
                 noise, freedom = pair_noise(evidence, answer.params, alone_run, metric, answer.rounds)

@@ -42,19 +42,6 @@ def aligned(table: pd.DataFrame, text: Collection[str]) -> Styler:
     return printed(table).set_properties(subset=numbers, **right).set_table_styles(head)
 
 
-def magnitude(value: float) -> str:
-    """A count as the paper prints it: 6.6 K, 9.6 M."""
-    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= factor:
-            return f"{value / factor:.1f} {unit}"
-    return f"{value:.0f}"
-
-
-def signed(value: float) -> str:
-    """A difference, with its sign and two decimals."""
-    return f"{value:+.2f}".replace("-", "−")
-
-
 def run_link(run_id: str, text: str) -> str:
     """A text that leads from a page of the report to a run's own."""
     return f'<a href="../runs/{run_id}.html">{text}</a>'

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from heterofl_core.checkpoints import RunState
@@ -108,12 +109,25 @@ def again(
     """
     federation = Federation(RunParams(**record["params"]))
     state = RunState(federation.initial_weights(), round=0, rows=[])
-    engine = engine_of(federation.params, execution.model_copy(update={"engine": engine_of_record(record)}))
+    execution = execution.model_copy(
+        update={"engine": engine_of_record(record), "device": device_of_record(record)}
+    )
+    engine = engine_of(federation.params, execution)
     with backend(execution) as workers:
         processes = engine.processes(workers)
         for _ in tqdm(range(rounds), unit="round", desc=federation.params.run_id):
             advance(federation, state, processes, engine)
         yield federation, state, processes, engine
+
+
+def device_of_record(record: Mapping[str, Any]) -> str:
+    """The device on which a run is to be executed again: this machine's GPU if it is such a one as before."""
+    return "cuda" if record["device"] == gpu() else "cpu"
+
+
+def gpu() -> str | None:
+    """The name of this machine's GPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def recorded_run(run_id: str) -> dict[str, Any]:
@@ -155,8 +169,8 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
     here = provenance()
     by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in all_records():
-        alike = all(record[name] == here[name] for name in ("versions", "device")) and "own" not in record
-        if alike and not is_current(record):
+        alike = record["versions"] == here["versions"] and record["device"] in (here["device"], gpu())
+        if alike and "own" not in record and not is_current(record):
             by_code[record["code_hash"]].append(record)
     for then, records in by_code.items():
         path = certificate_path(then)

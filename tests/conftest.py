@@ -7,6 +7,24 @@ import torch
 
 from heterofl_core.folders import data_folder
 
+LONGEST = (
+    "test_book",
+    "test_course",
+    "test_profiles",
+    "test_backends",
+    "test_compiled",
+    "test_end_to_end",
+    "test_disasters",
+    "test_notebooks",
+)
+"""Files that are begun first, so that no process waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Brings the longest files to the front."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture
 def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

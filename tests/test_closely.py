@@ -1,7 +1,5 @@
 """What "Reading the paper closely" compares and draws agrees with the layers and the records."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,11 +32,6 @@ def records_read_anew() -> None:
 def cells(table: Styler) -> pd.DataFrame:
     """What a styled table shows."""
     return pd.DataFrame(table.data)  # type: ignore[attr-defined]
-
-
-def test_the_page_needs_no_torch() -> None:
-    program = "import sys, heterofl_core.closely; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 # Tables of the page

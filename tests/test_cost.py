@@ -8,7 +8,7 @@ import torch
 from heterofl_core.cost import EXAMPLES, Cost, cost_table, mix_cost, model_cost
 from heterofl_core.folders import PARAMS
 from heterofl_core.levels import Mix, width_rate
-from heterofl_core.tables import magnitude
+from heterofl_core.printing import magnitude
 
 UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}
 TABLES = {"cnn": "table5_mnist", "preresnet18": "table6_cifar10", "transformer": "table7_wikitext2"}

@@ -176,6 +176,15 @@ def test_an_unsteady_kind_widens_the_interval_as_in_welchs_test() -> None:
     assert freedom == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_a_run_that_diverged_leaves_its_kind_without_an_interval(lost: float) -> None:
+    """Even if it is none of those that are compared: an interval of nothing would make everything certain."""
+    steady = {"a-e": [97.0, 99.0], "e": [90.0, 94.0]}
+    assert math.isnan(found(runs(steady | {"b": [98.0, lost]})).half_width)
+    other = runs({"b": [60.0, lost]}, norm="none")
+    assert found([*runs(steady), *other]).half_width == found(runs(steady)).half_width > 0
+
+
 def test_the_noises_are_listed_by_kind_with_what_they_rest_on() -> None:
     records = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0], "b": [50.0]})
     records += runs({"e": [60.0, 70.0]}, norm="none")  # nothing of its own kind to tell seed and noise apart

@@ -26,7 +26,14 @@ from heterofl_core.records import (
 from heterofl_core.runs import execute
 from heterofl_core.status import status_of
 
-SETTINGS = {"dataset": "digits", "levels": "d-e", "num_clients": 20, "rounds": 6, "milestones": [4]}
+SETTINGS = {
+    "dataset": "digits",
+    "levels": "d-e",
+    "num_clients": 20,
+    "rounds": 6,
+    "milestones": [4],
+    "local_epochs": 1,
+}
 PARAMS: RunParams = run_params(**SETTINGS)
 RUN, ALONE = PARAMS.run_id, Execution(workers=1)
 CORE = [sys.executable, "-m", "heterofl_core"]
@@ -269,7 +276,6 @@ def test_two_that_do_one_study_at_once_do_each_run_once(outputs: Path, tmp_path:
     records = [read_record(path) for path in outputs.glob("runs/*/record.json")]
     assert {record["params"]["seed"] for record in records} == {0, 1, 2, 3}
     assert begun - text.count("is done already") == len(records) == 4
-    assert all("digits_" in output for output, _ in printed)  # both had their share
 
 
 def test_a_redo_that_ends_between_its_curve_and_its_record_is_finished_by_the_same_command(

@@ -1,6 +1,7 @@
 """The work of a run by hand, and its time from what one step takes on this machine."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from heterofl_core.estimate import (
     timings_path,
     work_of,
 )
+from heterofl_core.folders import ROOT
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.text import load_text
 
@@ -180,13 +182,37 @@ def test_timings_of_another_layout_are_measured_anew() -> None:
 # Without what a run needs
 
 TRAINING = ("torch", "torchvision", "sklearn", "PIL", "pyarrow", "tqdm")
-READING = ("estimate", "status", "pipeline", "locks", "records", "studies", "settings", "report", "pages")
+READING = ("estimate", "status", "pipeline", "locks", "records", "studies", "settings", "pages", "badges")
 
 
-@pytest.mark.parametrize("module", READING)
-def test_what_reads_records_works_where_nothing_for_training_is_installed(module: str) -> None:
+def used_by_the_book() -> set[str]:
+    """The modules that its pages and its extensions import."""
+    pages = [
+        *(ROOT / "book").glob("*.md"),
+        *(ROOT / "book").glob("report/*.md"),
+        *(ROOT / "book/_ext").glob("*.py"),
+    ]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
+    lists = re.findall(r"^from heterofl_core import (.+)$", text, re.MULTILINE)
+    return set(re.findall(r"^from heterofl_core\.(\w+) import", text, re.MULTILINE)).union(
+        *(names.split(", ") for names in lists)
+    )
+
+
+def test_what_reads_records_works_where_nothing_for_training_is_installed() -> None:
     """Such as on a cluster's login node, or where the book is built."""
-    program = f"import sys; sys.modules |= dict.fromkeys({TRAINING}); import heterofl_core.{module}"
+    modules = used_by_the_book()
+    assert {"exhibits", "ledger", "closely", "run_pages", "report"} < modules
+    imports = "; ".join(f"import heterofl_core.{module}" for module in sorted(modules.union(READING)))
+    missing = [name for name in TRAINING if name != "PIL"]  # which comes with matplotlib
+    program = f"import sys; sys.modules |= dict.fromkeys({missing}); {imports}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_needs_nothing_of_what_only_the_book_needs() -> None:
+    packages = ("IPython", "jinja2", "myst_nb", "nbformat", "papermill", "plotly", "seaborn")
+    program = f"import sys; sys.modules |= dict.fromkeys({packages}); import heterofl_core.runs"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -152,7 +152,8 @@ def test_the_interval_is_students() -> None:
     assert found.count == 3
 
 
-def test_one_run_has_no_interval() -> None:
-    found = estimate([98.0])
-    assert (found.mean, found.count) == (98.0, 1)
+@pytest.mark.parametrize("values", [[98.0], [97.0, 99.0]])
+def test_one_run_or_two_have_no_interval(values: list[float]) -> None:
+    found = estimate(values)
+    assert (found.mean, found.count) == (98.0, len(values))
     assert math.isnan(found.half_width)

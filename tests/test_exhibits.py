@@ -124,6 +124,7 @@ def test_one_seed_has_no_interval_and_a_shorter_schedule_is_told(recorded: Write
     recorded(a_record(98.0, protocol="short"))
     cell = row(exhibits.results("mnist", "iid", "global_accuracy"), "a-e")
     assert (cell["±"], cell["Seeds"], cell["Schedule"]) == ("", "1", "short, 20 rounds")
+    assert (cell["Paper"], cell["Difference"]) == ("99.46", "")
 
 
 @pytest.mark.parametrize(("kind", "mark"), [("stale", "‡"), ("dirty", "†")])
@@ -360,6 +361,7 @@ def test_slices_by_share_begin_with_the_level_alone_and_have_one_length() -> Non
         a_record(60.5, levels="e", seed=7),  # no mix has this seed
         a_mix(97.0, levels="d2-e8", assignment="fix"),
         a_mix(93.0, levels="d2-e8", assignment="fix", seed=1),
+        a_mix(95.0, levels="d2-e8", assignment="fix", seed=2),
         a_mix(94.0, assignment="fix"),
         a_mix(50.0, levels="d9-e1", assignment="fix", protocol="short"),
         a_mix(96.0),  # drawn anew each round

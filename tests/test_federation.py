@@ -153,7 +153,6 @@ def test_dynamic_levels_can_be_asked_for_in_any_order() -> None:
     forwards = [federation.level(1, client) for client in range(20)]
     backwards = [federation.level(1, client) for client in reversed(range(20))]
     assert forwards == backwards[::-1]
-    assert federation_of("a-b-c-d-e", seed=1).level(1, 0) in "abcde"
     assert [federation_of("a-b-c-d-e", seed=1).level(1, client) for client in range(20)] != forwards
 
 
@@ -476,7 +475,8 @@ def test_bytes_down_are_the_space_of_the_levels_and_bytes_up_leave_out_absent_ro
     )
     assert missing > 0
     assert summary.bytes_up == summary.bytes_down - missing
-    assert list(summary.peak_memory_mb.values()) > [0]
+    assert summary.peak_memory_mb
+    assert all(memory > 0 for memory in summary.peak_memory_mb.values())
 
 
 @pytest.mark.usefixtures("few_digits")

@@ -43,11 +43,12 @@ def test_a_slider_shows_one_share_at_a_time_and_leaves_the_papers_points_out() -
     figure = figure_of(interactive.mix_slider(POINTS, "global_accuracy"))
     values = [(line["name"], line["y"], line["visible"]) for line in figure["data"] if line["y"]]
     assert values == [
-        ("larger level a", [90.0], True),
-        ("larger level a", [94.0], False),
-        ("larger level b", [93.0], False),
+        ("larger level a", [90.0], False),
+        ("larger level a", [94.0], True),
+        ("larger level b", [93.0], True),
     ]
     (slider,) = figure["layout"]["sliders"]
+    assert slider["active"] == 1  # a half of the clients: where all have one level, there is no mix
     assert [step["label"] for step in slider["steps"]] == ["0 %", "50 %"]
     for number, step in enumerate(slider["steps"]):
         shown = [

@@ -16,7 +16,7 @@ from heterofl_core.provenance import RESULT_MODULES, git, meaning
 CORE = Path(provenance.__file__).parent
 NO_RESULT = {
     *("params", "schedules", "traces", "errors", "files", "folders", "own"),
-    *("locks", "records", "checkpoints", "cost", "provenance", "contract"),
+    *("locks", "records", "checkpoints", "cost", "provenance", "contract", "printing"),
     "estimate",  # by which `auto` chooses an engine, and a record says which
 }
 """Modules that a run uses and that cannot change its accuracy."""

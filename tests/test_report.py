@@ -3,8 +3,6 @@
 import ast
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +49,6 @@ def printed(file: str, model: str, column: str) -> float:
 
 
 # What the report may use
-
-
-@pytest.mark.parametrize("module", ["report", "figures", "records", "params", "pages"])
-def test_the_report_needs_no_torch(module: str) -> None:
-    program = f"import sys, heterofl_core.{module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_the_core_never_imports_the_book() -> None:

@@ -87,7 +87,7 @@ def test_slices_have_the_smaller_levels_colour_and_the_larger_ones_dash() -> Non
     assert words(nothing.axes[0]) == ["not run"]
 
 
-def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_the_smaller_levels_colour() -> None:
+def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_their_levels_colours() -> None:
     figure = result_figures.interpolation(POINTS, "global_accuracy")
     assert figure.get_suptitle() == "schedule of ours: short, 20 rounds"
     first, second, *_ = figure.axes
@@ -96,8 +96,12 @@ def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_the_smaller
     ours, _, (interval,) = container.lines
     assert points_of(ours) == [[0, 90], [50, 94]]
     assert to_hex(ours.get_color()) == LEVEL_COLOURS["e"].lower()
-    hollow = [line for line in first.lines if str(line.get_markerfacecolor()) == "none"]
+    hollow = [
+        line for line in first.lines if str(line.get_markerfacecolor()) == "none" and len(line.get_xdata())
+    ]
     assert [points_of(line) for line in hollow] == [[[100, 99.5]]]
+    assert to_hex(hollow[0].get_color()) == LEVEL_COLOURS["a"].lower()  # where all clients have level a
+    assert "one level alone, paper" in [text.get_text() for text in first.get_legend().get_texts()]
     ends = [path.vertices for path in interval.get_paths()]
     drawn = [end.tolist() for end in ends if np.isfinite(end).all()]
     assert drawn == [[[50, 93.5], [50, 94.5]]]  # a single seed has no interval

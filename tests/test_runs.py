@@ -215,13 +215,6 @@ def test_a_run_of_every_kind_goes_from_end_to_end(name: str) -> None:
     assert not checkpoint_path(record["run_id"]).exists()
 
 
-def test_a_trace_gives_each_client_its_level_in_every_round() -> None:
-    params = run_params(**{**FEW, **RUNS["trace"]})
-    federation = Federation(params)
-    for number in (1, 2):
-        assert [federation.level(number, client) for client in range(100)] == list(RUNS["trace"]["trace"])
-
-
 MLP_LAYERS = [256 * 32 + 32, 32 * 16 + 16, 16 * 16 + 16, 16 * 8 + 8, 8 * 10 + 10]  # at level e
 
 

@@ -1,5 +1,6 @@
 """The studies stand for the runs of the paper's tables and figures, each once."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -7,9 +8,11 @@ import pytest
 
 from heterofl_core.__main__ import main
 from heterofl_core.errors import InputError
-from heterofl_core.folders import PARAMS
+from heterofl_core.folders import PARAMS, ROOT
 from heterofl_core.levels import Mix
+from heterofl_core.params import run_params
 from heterofl_core.studies import all_runs, interpolations, read_study, study_names
+from heterofl_core.timings import macs_of
 
 TABLES = ("table5", "table6", "table7")
 INTERPOLATIONS = ("figure2", "figure3", "figure4", "figures5and7", "figures6and8")
@@ -74,7 +77,10 @@ def test_list_all_ids_names_every_run_once(capsys: pytest.CaptureFixture[str]) -
     assert set(printed) == set(ids(*study_names()))
 
 
-def test_list_prints_work_and_time_of_each_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_list_prints_work_and_time_of_each_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HETEROFL_DATA", str(tmp_path / "data"))  # where timings are kept
     study = tmp_path / "small.yaml"
     study.write_text(
         "title: t\nexhibits: [x]\nruns:\n  - {dataset: digits, levels: [d, e], protocol: smoke}\n"
@@ -84,6 +90,11 @@ def test_list_prints_work_and_time_of_each_run(capsys: pytest.CaptureFixture[str
     assert header.split() == ["run", "10^12", "MACs", "hours", "here"]
     assert larger.startswith("digits_iid_d_fix_smoke")
     assert smaller.startswith("digits_iid_e_fix_smoke")
+    for name, line in (("d", larger), ("e", smaller)):
+        params = run_params(dataset="digits", levels=name, protocol="smoke")
+        _, work, hours, *_ = line.split()
+        assert float(work) == pytest.approx(macs_of(params) / 1e12, abs=0.01)
+        assert float(hours) >= 0
     assert total.startswith("2 runs, ")
 
 
@@ -157,3 +168,18 @@ def test_list_takes_settings_that_win_over_the_study(
 def test_an_unknown_study_is_refused_with_the_names_of_those_that_exist() -> None:
     with pytest.raises(InputError, match="study 'table4' is unknown; allowed are ablation, baselines, "):
         read_study("table4")
+
+
+def test_the_projects_for_students_are_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their settings stand in a table of the page for instructors, to be copied."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("random.csv", "tied.csv"):
+        pd.DataFrame({"client": range(100), "level": ["a", "e"] * 50}).to_csv(name, index=False)
+    page = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    settings = re.findall(r"`(\{dataset: .*?\})`", page)
+    assert len(settings) >= 5
+    for number, setting in enumerate(settings):
+        study = tmp_path / f"{number}.yaml"
+        study.write_text(f"title: A project\nexhibits: []\nruns:\n  - {setting}\n", encoding="utf-8")
+        runs = read_study(str(study)).runs
+        assert {run.seed for run in runs} == {0, 1, 2}

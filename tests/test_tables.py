@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from heterofl_core import tables
+from heterofl_core.printing import magnitude, signed
 
 ROW = pd.DataFrame({"Mix": ["a-e"], "Accuracy": ["94.05"]})
 
@@ -13,11 +14,11 @@ ROW = pd.DataFrame({"Mix": ["a-e"], "Accuracy": ["94.05"]})
     [(7, "7"), (999, "999"), (1000, "1.0 K"), (98_922, "98.9 K"), (1_556_874, "1.6 M"), (1.368e9, "1.4 B")],
 )
 def test_counts_read_as_the_paper_prints_them(value: float, text: str) -> None:
-    assert tables.magnitude(value) == text
+    assert magnitude(value) == text
 
 
 def test_a_difference_has_a_sign_and_a_true_minus() -> None:
-    assert [tables.signed(value) for value in (1.256, -0.5, 0)] == ["+1.26", "−0.50", "+0.00"]
+    assert [signed(value) for value in (1.256, -0.5, 0)] == ["+1.26", "−0.50", "+0.00"]
 
 
 def test_numbers_stand_at_the_right_and_words_at_the_left() -> None:

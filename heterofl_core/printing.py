@@ -1,0 +1,14 @@
+"""Numbers as tables print them. Nothing here needs more than Python."""
+
+
+def magnitude(value: float) -> str:
+    """A count as the paper prints it: 6.6 K, 9.6 M."""
+    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value:.0f}"
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign and two decimals."""
+    return f"{value:+.2f}".replace("-", "−")
