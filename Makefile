@@ -31,7 +31,7 @@ quickstart: .venv/installed ## Installs, runs HeteroFL on handwritten digits thr
 run: .venv/installed ## Runs one experiment through papermill: make run P="-p dataset=mnist -p levels=e -p rounds=20"
 	$(CORE) notebook $(P)
 
-course: .venv/installed ## Writes the course's notebooks, and executes each chapter that changed since it ran.
+course: .venv/installed ## Writes the course's notebooks, and executes each chapter whose code changed since it ran.
 	$(CORE) course $(P)
 
 book: .venv/installed ## Builds the book from the records in outputs/; trains nothing.
@@ -84,4 +84,4 @@ lock: ## Derives constraints.txt from the versions in pyproject.toml.
 	rm -rf .lock
 
 clean: ## Removes what a build makes anew; records and environment stay.
-	rm -rf book/_build book/executed outputs/results.csv
+	rm -rf book/_build book/executed book/course outputs/results.csv

@@ -8,8 +8,9 @@ results   runs of a plan, the most telling first, for some hours; may be stopped
 status    how far studies are: done, running, failed, missing, and the time left
 verify    the first rounds of a finished run again, compared with its record; with --stale, of a few runs that
           other code made, whose records all count as today's if no digit differs
+confusions  which labels a finished run on images takes for one another; executes it again
 collect   all records into outputs/results.csv
-course    the course's notebooks, and each chapter executed that changed since it ran
+course    the course's notebooks, and each chapter executed whose code changed since it ran
 book      the book, from all records
 list      the runs of a study, or of all, with their work and time
 cost      what each mix costs a client, as in Tables 5 to 7

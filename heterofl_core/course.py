@@ -174,8 +174,13 @@ def executed_chapter(path: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """Of a chapter's source: what an executed one was made from."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Of a chapter's code: what an executed one was made from. Text may change without a new execution."""
+    return hashlib.sha256("\n\n".join(cell.source for cell in code(read_chapter(path))).encode()).hexdigest()
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells that are executed."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def write_notebooks() -> None:
@@ -207,12 +212,27 @@ def work_through(path: Path) -> float:
                 "git_commit": git("rev-parse", "HEAD"),
             },
         }
-        for cell in notebook.cells:
-            cell.metadata = {
-                name: cell.metadata[name] for name in ("tags", "mystnb") if name in cell.metadata
-            }
+        forget_how_it_ran(notebook)
         nbformat.write(notebook, target)
     return seconds
+
+
+def forget_how_it_ran(notebook: NotebookNode) -> None:
+    """Leaves the metadata of cells that a page needs."""
+    for cell in notebook.cells:
+        cell.metadata = {name: cell.metadata[name] for name in ("tags", "mystnb") if cell.metadata.get(name)}
+
+
+def renew_text(path: Path, ran: NotebookNode) -> None:
+    """Gives an executed chapter today's text, if that has changed; its code has not."""
+    notebook = read_chapter(path)
+    notebook.metadata = ran.metadata
+    for cell, done in zip(code(notebook), code(ran), strict=True):
+        cell.outputs, cell.execution_count = done.outputs, done.execution_count
+    forget_how_it_ran(notebook)
+    if notebook.cells != ran.cells:
+        with replacing(path) as target:
+            nbformat.write(notebook, target)
 
 
 @contextmanager
@@ -282,7 +302,7 @@ def as_it_ran(path: Path) -> NotebookNode | None:
 
 
 def bring_up_to_date(again: bool = False, mnist: bool = False) -> None:
-    """Writes all notebooks, and executes the chapters whose source changed since they ran.
+    """Writes all notebooks, and executes the chapters whose code changed since they ran.
 
     Args:
         again: execute all of them.
@@ -296,6 +316,8 @@ def bring_up_to_date(again: bool = False, mnist: bool = False) -> None:
         ran = as_it_ran(path)
         if again or ran is None or ran.metadata.course.source != digest(path):
             print(f"{path.stem}: {work_through(path):.0f} seconds", flush=True)
+        else:
+            renew_text(path, ran)
     for path in chapters() if mnist else []:
         settings, ran = mnist_settings(path), as_it_ran(path)
         if settings and ran and "mnist" not in ran.metadata.course:

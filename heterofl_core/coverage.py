@@ -98,15 +98,20 @@ def summary(found: Mapping[str, str], records: Sequence[Record]) -> str:
     """The whole study in a few sentences; `found` as `coverage` gives it."""
     runs = all_runs()
     by_dataset = Counter((runs[run_id].dataset, came) for run_id, came in found.items())
-    parts = [
-        f"{by_dataset[dataset, 'done']} on {title} (and {by_dataset[dataset, 'other schedule']} shorter)"
-        for dataset, title in report.DATASETS.items()
-        if dataset in TABLES
-    ]
+
+    def each(came: str) -> str:
+        """The counts of the data sets."""
+        return ", ".join(
+            f"{by_dataset[dataset, came]} on {title}"
+            for dataset, title in report.DATASETS.items()
+            if dataset in TABLES
+        )
+
     return (
-        f"{len(found)} runs are planned. As long as the paper's are {', '.join(parts[:-1])} and {parts[-1]}; "
-        f"a shorter run answers less. With repetitions by other seeds, {len(records)} runs are recorded, "
-        f"which took {hours(records):.1f} hours of machines."
+        f"{len(found)} runs are planned. As long as the paper's are done: {each('done')}. Done with another "
+        f"schedule only, mostly of fewer rounds, which answer less: {each('other schedule')}. With "
+        f"repetitions by other seeds, {len(records)} runs are recorded, which took {hours(records):.1f} hours "
+        "of machines."
     )
 
 

@@ -18,6 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordD
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from heterofl_flower import client_app, loopback, messages, server_app
+from heterofl_flower.__main__ import main
 from heterofl_flower.credentials import make_certificates, make_key
 from heterofl_flower.messages import (
     from_record,
@@ -146,6 +147,7 @@ def with_report(content: RecordDict, **changes: Any) -> None:
         (lambda content: with_first(content, lambda value: value.astype(np.float64)), "float64"),
         (lambda content: with_first(content, lambda value: value * np.float32(np.nan)), "not finite"),
         (without_first, "parameters are missing"),
+        (lambda content: with_report(content, loss=float("nan")), "loss nan is not finite"),
         (lambda content: with_report(content, held=[0, 0, 1, 2]), "labels"),
         (lambda content: with_report(content, held=[0, 1, 2, 99]), "labels"),
         (lambda content: with_report(content, held=[-1, 1, 2, 3]), "labels"),
@@ -422,3 +424,15 @@ def test_the_app_names_modules_that_exist() -> None:
     assert server_app.app
     assert client_app.app
     assert yaml.safe_load(str(app["config"]["rounds"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--kill", "3"], "error: --kill 3 is not allowed; clients are 0 to 2, and -1 is nobody"),
+        (["--kill-in", "4"], "error: --kill-in 4 is not allowed; rounds are 1 to 3"),
+    ],
+)
+def test_whom_nobody_can_kill_is_told_before_anything_starts(options: list[str], sentence: str) -> None:
+    with pytest.raises(SystemExit, match=f"^{sentence}$"):
+        main(options)

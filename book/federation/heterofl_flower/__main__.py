@@ -77,8 +77,13 @@ def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill
         kill_in: the round in which it does.
 
     Raises:
-        InputError: a step took too long, or the result is not the simulation's.
+        InputError: there is no such client or round, a step took too long, or the result is not the
+            simulation's.
     """
+    if not -1 <= kill < len(trace):
+        raise InputError(f"--kill {kill} is not allowed; clients are 0 to {len(trace) - 1}, and -1 is nobody")
+    if kill >= 0 and not 1 <= kill_in <= rounds:
+        raise InputError(f"--kill-in {kill_in} is not allowed; rounds are 1 to {rounds}")
     report = Report()
     report.say("a certificate authority, a server's certificate and a key for each client are made")
     with federation(folder, trace) as here:
@@ -86,7 +91,11 @@ def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill
         run = here.submit(rounds=rounds, deadline_seconds=deadline)
         with ThreadPoolExecutor() as aside:
             disturbed = aside.submit(disturb, here, run, kill, kill_in, report)
-            report.follow(run, rounds * deadline + OVERHEAD_SECONDS)
+            try:
+                report.follow(run, rounds * deadline + OVERHEAD_SECONDS)
+            except InputError:
+                run.kill()  # or `disturb` would wait for its rounds for ever
+                raise
             disturbed.result()
         if not here.result.exists():
             raise InputError(f"the run ended without a result: {run.tail()}")

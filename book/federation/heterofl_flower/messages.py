@@ -1,5 +1,6 @@
 """What travels between server and client: parameters and settings, never examples, never pickles."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +131,8 @@ def unpack_update(content: RecordDict, weights: Parameters, axes: Axes, index: I
         loss, claimed = float(report["loss"]), str(report.get("level", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"its parts are missing or cannot be read ({error})") from error
+    if not math.isfinite(loss):
+        raise InputError(f"loss {loss} is not finite")
     if held is not None:
         check_labels(held, axes)
     expected = slice_parameters(weights, axes, index if held is None else {**index, LABELS: held})
