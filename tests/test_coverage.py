@@ -147,10 +147,10 @@ def test_the_whole_study_in_a_few_sentences() -> None:
     records = [record(run_params(**MIX)), record(run_params(**MIX, protocol="short"), seconds=3600.0)]
     found = coverage.coverage(records)
     assert coverage.summary(found, records) == (
-        f"{len(all_runs())} runs are planned. As long as the paper's are done: 1 on MNIST, 0 on CIFAR10, 0 on "
-        "WikiText2. Done with another schedule only, mostly of fewer rounds, which answer less: 0 on MNIST, "
-        "0 on CIFAR10, 0 on WikiText2. With repetitions by other seeds, 2 runs are recorded, which took 1.1 "
-        "hours of machines."
+        f"{len(all_runs())} runs are planned. Done with the paper's schedule: 1 on MNIST, 0 on CIFAR10, 0 on "
+        "WikiText2. Done with another one only, mostly of fewer rounds, which answer less: 0 on MNIST, 0 on "
+        "CIFAR10, 0 on WikiText2. With repetitions by other seeds, 2 runs are recorded, which took 1.1 hours "
+        "of machines."
     )
 
 
