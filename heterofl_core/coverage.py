@@ -108,8 +108,8 @@ def summary(found: Mapping[str, str], records: Sequence[Record]) -> str:
         )
 
     return (
-        f"{len(found)} runs are planned. Done with the paper's schedule: {each('done')}. Done with another one "
-        f"only, mostly of fewer rounds, which answer less: {each('other schedule')}. With repetitions by "
+        f"{len(found)} runs are planned. Done with the paper's schedule: {each('done')}. Done with another "
+        f"one only, mostly of fewer rounds, which answer less: {each('other schedule')}. With repetitions by "
         f"other seeds, {len(records)} runs are recorded, which took {hours(records):.1f} hours of machines."
     )
 
