@@ -160,7 +160,7 @@ def scatter() -> Styler:
             "Rounds": str(noise.rounds),
             "Metric": METRICS[noise.metric].title,
             "Standard deviation": f"{noise.deviation:.2f}",
-            "Degrees of freedom": f"{noise.freedom:.0f}",
+            "Degrees of freedom": f"{noise.freedom:.1f}",
             "Settings with several seeds": str(noise.settings),
         }
         for noise in noises(all_evidence())

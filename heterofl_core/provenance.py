@@ -43,7 +43,10 @@ RESULT_MODULES = (
     "transformer",
     "vectorised",
 )
-"""The modules that can change a result; parameters cannot, since a record holds them all."""
+"""The modules that can change a result. Parameters cannot, since a record holds them all; what else is in
+`params` and `records` (a window's length, how many clients are active, which rounds are evaluated, which one is
+best) is held fast by tests.
+"""
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "joblib")
 """The packages that can change a result."""

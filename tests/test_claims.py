@@ -201,3 +201,20 @@ def test_with_a_record_removed_only_verdicts_that_hang_on_it_change(outputs: Pat
     assert before[1] == "undecided (3 hold of 12)"
     assert after[1].startswith("not enough runs (0 of ")
     assert {number for number in before if before[number] != after[number]} == {1}
+
+
+def test_the_page_explains_every_word_and_what_the_intervals_rest_on(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explained = vars(ledger.rules())["data"]["is said"].str.cat(sep=" ")
+    for word in ("holds", "fails", "open", "no interval", "supported", "contradicted", "undecided"):
+        assert word in explained
+    records = [
+        a_record(value, levels=levels, seed=seed)
+        for levels, values in {"a-e": (97.0, 99.0), "e": (90.0, 94.0)}.items()
+        for seed, value in enumerate(values)
+    ]
+    monkeypatch.setattr(ledger, "all_evidence", lambda: Evidence(records))
+    (row,) = vars(ledger.scatter())["data"].to_dict("records")
+    assert (row["Data"], row["Kind"]) == ("MNIST, iid", "heterofl, cnn, sbn, zero, static")
+    assert [row[name] for name in ("Standard deviation", "Degrees of freedom")] == ["1.00", "1.0"]

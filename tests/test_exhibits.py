@@ -392,3 +392,21 @@ def test_what_accuracy_costs_counts_both_ways_and_no_pauses(recorded: Write) -> 
     assert found["sent_mb"].tolist() == [3.5, 7.0, 14.0, 14.75]
     assert found["seconds"].tolist() == [7.5, 15.0, 30.0, 31.5]
     assert set(found["levels"] + " " + found["schedule"]) == {"e paper"}
+
+
+PERPLEXITY = {"perplexity": 7.5, "masked_perplexity": 2500.0, "visible_perplexity": 2.5}
+
+
+def test_perplexities_of_hidden_and_visible_tokens_stand_beside_the_papers(recorded: Write) -> None:
+    """The last round's, and the paper's beside the best one; what a run changes is told."""
+    assert data(exhibits.perplexities()).empty
+    metrics = {f"best_{name}": value - 0.5 for name, value in PERPLEXITY.items()}
+    metrics |= {f"final_{name}": value for name, value in PERPLEXITY.items()}
+    for settings in ({}, {"predicted": "masked"}):
+        recorded(a_record(dataset="wikitext2", levels="e", **settings) | {"metrics": metrics})
+    usual, masked = data(exhibits.perplexities()).to_dict("records")
+    assert usual["Levels"] == "e, fix"
+    assert [usual[name] for name in ("Changed", "Paper", "Seeds", "Schedule")] == ["", "7.41", "1", "paper"]
+    assert [usual[name] for name in ("All", "Masked", "Visible")] == ["7.50", "2500.00", "2.50"]
+    assert ">7.00</a>" in usual["Best"]
+    assert (masked["Changed"], masked["Paper"]) == ("predicted masked", "–")

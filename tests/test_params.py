@@ -664,8 +664,9 @@ def test_settings_that_change_something_are_kept() -> None:
 
 
 @pytest.mark.parametrize("method", ["fedavg", "standalone", "lg-fedavg"])
-def test_a_baseline_keeps_the_name_that_it_has_without_the_scaler(method: str) -> None:
-    assert mnist(levels="e", method=method, scaler=False) == mnist(levels="e", method=method)
+def test_a_baseline_has_one_name_with_the_scaler_or_without(method: str) -> None:
+    for scaler in (True, False):
+        assert mnist(levels="e", method=method, scaler=scaler) == mnist(levels="e", method=method)
     assert not mnist(levels="e", method=method).scaler
 
 
