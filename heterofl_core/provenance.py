@@ -44,8 +44,8 @@ RESULT_MODULES = (
     "vectorised",
 )
 """The modules that can change a result. Parameters cannot, since a record holds them all; what else is in
-`params` and `records` (a window's length, how many clients are active, which rounds are evaluated, which one is
-best) is held fast by tests.
+`params` and `records` (a window's length, how many clients are active, which rounds are evaluated, which
+one is best) is held fast by tests.
 """
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "joblib")

@@ -10,6 +10,7 @@ import pytest
 
 from heterofl_core import folders
 from heterofl_core.errors import InputError
+from heterofl_core.params import SEQUENCE_LENGTH
 from heterofl_core.text import Text, in_rows, load_text
 
 TRAIN = ["", " = The cat = \n", " the cat  saw the dog \n"]
@@ -143,7 +144,7 @@ def test_wikitext2_has_as_many_line_ends_as_lines(real: Text, wikitext2: Path) -
 
 def test_wikitext2_makes_a_hundred_rows_of_326_windows_and_a_rest(real: Text) -> None:
     assert in_rows(real.train, 100).shape == (100, 20_886)
-    assert divmod(20_886, 64) == (326, 22)
+    assert divmod(20_886, SEQUENCE_LENGTH) == (326, 22)
 
 
 # What cannot be read
