@@ -21,7 +21,7 @@ from heterofl_core.studies import combinations
 ENOUGH = 1 / 4
 """The share of a claim's comparisons that must be measured before anything is said of it."""
 
-MEASURED = ("holds", "fails", "open")
+WITH_INTERVAL = ("holds", "fails", "open")
 """The outcomes of comparisons that were measured."""
 
 OUTCOMES = {
@@ -148,7 +148,7 @@ def outcome(found: Difference | None, margin: float = 0.0, full: bool = False) -
 def verdict(outcomes: Sequence[str]) -> str:
     """What the outcomes of a claim's comparisons say of it: one of `VERDICTS`."""
     counts = Counter(outcomes)
-    measured = sum(counts[outcome] for outcome in MEASURED)
+    measured = sum(counts[outcome] for outcome in WITH_INTERVAL)
     if not measured or measured < ENOUGH * len(outcomes):
         return "not enough runs"
     if counts["fails"]:

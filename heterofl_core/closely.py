@@ -22,7 +22,7 @@ from heterofl_core.studies import combinations, values_of
 from heterofl_core.tables import aligned
 
 EPSILON = 1e-5  # of a norm, as in PyTorch
-NOT_RUN = dict.fromkeys(("Rounds", "Seeds", "Best", "Final"), "–")
+NOTHING = dict.fromkeys(("Rounds", "Seeds", "Best", "Final"), "–")
 MASKS = ("none", "detach", "zero", "neg_inf")
 COMMON = ("nobody", "one client", "two", "three or more")  # hold two labels both
 SPACINGS = (1, 5, 10, 50)  # rounds from one evaluation to the next
@@ -137,7 +137,7 @@ def recorded(metric: str, **settings: Any) -> Styler:
         asked = run_params(**setting)
         answers = evidence.answers_to(asked)
         found = [summary(answer, metric) for answer in sorted(answers, key=lambda answer: answer.rounds)]
-        rows += [described | one for one in found or [NOT_RUN | {"Code": not_run(asked)}]]
+        rows += [described | one for one in found or [NOTHING | {"Code": not_run(asked)}]]
     return aligned(pd.DataFrame(rows), text=["Setting", "Code"])
 
 

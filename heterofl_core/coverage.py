@@ -32,7 +32,7 @@ KINDS = ("Table", "Figure", "Slides' Table", "Slides' Figure")
 EXCERPTS = ("Table 1", "Table 2", "Table 3", "Slides' Table 1")
 """Exhibits that show some rows only of their study: those of `paper.EXCERPT`."""
 
-DATASETS = {
+DATASET_OF = {
     "Table 1": "mnist",
     "Table 2": "cifar10",
     "Table 5": "mnist",
@@ -61,7 +61,7 @@ def exhibits() -> dict[str, frozenset[str]]:
 
 def shows(exhibit: str, params: RunParams) -> bool:
     """Whether an exhibit shows a run of a study that lists it."""
-    return DATASETS.get(exhibit, params.dataset) == params.dataset and (
+    return DATASET_OF.get(exhibit, params.dataset) == params.dataset and (
         exhibit not in EXCERPTS or params.levels in EXCERPT
     )
 

@@ -20,7 +20,7 @@ LAYOUT: dict[str, Any] = {
     "height": 420,
 }
 AXIS = {"gridcolor": "rgba(138,138,138,0.25)", "zeroline": False}
-DASHES = {"fix": "dash", "dynamic": "solid"}
+ASSIGNMENT_DASHES = {"fix": "dash", "dynamic": "solid"}
 
 
 def as_html(figure: Any, caption: str) -> str:
@@ -92,7 +92,7 @@ def curves(found: pd.DataFrame, metric: str) -> str:
     """Learning curves of one larger level at a time, which a menu chooses, with their values under the mouse.
 
     Args:
-        found: see `series.learning_curves`.
+        found: see `series.pair_curves`.
     """
     import plotly.graph_objects as go
 
@@ -109,7 +109,7 @@ def curves(found: pd.DataFrame, metric: str) -> str:
             y=line[metric].tolist(),
             name=f"{large}–{small}, {assignment}<br>({schedule})",
             visible=larger[-1] == larger[0],
-            line={"color": LEVEL_COLOURS[str(small)], "dash": DASHES[str(assignment)]},
+            line={"color": LEVEL_COLOURS[str(small)], "dash": ASSIGNMENT_DASHES[str(assignment)]},
             hovertemplate=f"{large}–{small}, {assignment}, round %{{x}}: %{{y:.2f}}<extra></extra>",
         )
     choices = [(f"larger level {level}", [one == level for one in larger]) for level in sorted(set(larger))]

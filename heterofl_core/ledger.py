@@ -11,9 +11,9 @@ from pandas.io.formats.style import Styler
 
 from heterofl_core.claims import (
     IN_SHORT_RUNS,
-    MEASURED,
     OUTCOMES,
     VERDICTS,
+    WITH_INTERVAL,
     Claim,
     Comparison,
     judged,
@@ -45,14 +45,14 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
     if not judgements:
         return "–"
     said = verdict([outcome for _, outcome in judgements])
-    counts = Counter(outcome for _, outcome in judgements if outcome in MEASURED)
+    counts = Counter(outcome for _, outcome in judgements if outcome in WITH_INTERVAL)
     if not counts:
         return f"{said} (0 of {len(judgements)})"
-    measured = [found for found, outcome in judgements if found and outcome in MEASURED]
-    found = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in MEASURED if counts[name])
+    measured = [found for found, outcome in judgements if found and outcome in WITH_INTERVAL]
+    counted = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in WITH_INTERVAL if counts[name])
     if said != "not enough runs" and not all(found.full for found in measured):
         said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
-    return f"{said} ({found} of {len(judgements)})"
+    return f"{said} ({counted} of {len(judgements)})"
 
 
 def overview(page: str = "") -> Styler:
@@ -79,7 +79,7 @@ def details() -> str:
     sections = []
     for claim in read_claims():
         notes = "".join(f"<p>{html.escape(text)}</p>" for text in (claim.source, claim.note) if text)
-        table = shown(side_by_side(evidence, claim.comparisons)).to_html()
+        table = shown(lines(evidence, claim.comparisons)).to_html()
         sections.append(
             f'<details class="plain claim" id="claim-{claim.number}">'
             f"<summary>{claim.number}. {html.escape(claim.text)}</summary>{notes}"
@@ -92,13 +92,11 @@ def question(name: str) -> Styler:
     """The comparisons of a question of ours, none of which has to come out in one way; see
     `claims.read_question`.
     """
-    rows = side_by_side(all_evidence(), read_question(name)).rename(
-        columns={"Better": "First", "Worse": "Second"}
-    )
+    rows = lines(all_evidence(), read_question(name)).rename(columns={"Better": "First", "Worse": "Second"})
     return searchable(shown(rows.drop(columns="Outcome")))
 
 
-def side_by_side(evidence: Evidence, comparisons: Sequence[Comparison]) -> pd.DataFrame:
+def lines(evidence: Evidence, comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """A line for each comparison, without columns that say nothing of any."""
     rows = pd.DataFrame([row(evidence, one) for one in comparisons])
     empty = [name for name, nothing in (("Margin", "0"), ("Paper", "–")) if (rows[name] == nothing).all()]
@@ -106,7 +104,7 @@ def side_by_side(evidence: Evidence, comparisons: Sequence[Comparison]) -> pd.Da
 
 
 def shown(rows: pd.DataFrame) -> Styler:
-    """Lines of `side_by_side` for a page."""
+    """Lines of `lines` for a page."""
     return aligned(rows, [name for name in rows.columns if name not in NUMBERS])
 
 

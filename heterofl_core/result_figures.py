@@ -108,7 +108,7 @@ def pair_curves(curves: pd.DataFrame, metric: str) -> Figure:
     """A line for each smaller level and assignment, over the communication rounds.
 
     Args:
-        curves: see `series.learning_curves`.
+        curves: see `series.pair_curves`.
     """
     if curves.empty:
         return nothing_run()

@@ -16,7 +16,7 @@ from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records, read_rounds
 from heterofl_core.settings import command
 
-STATES = {
+ORIGINS = {
     "current": "The code of today would make it again.",
     "uncommitted": f"{MARKS['uncommitted']} It was made with code that was not committed.",
     "stale": f"{MARKS['stale']} Other code made it; today's might give something else.",
@@ -60,8 +60,8 @@ def origin(record: Mapping[str, Any]) -> str:
     """What there is to say of the code that made a record."""
     found = state(record)
     if not is_certified(record):
-        return STATES[found]
-    return CERTIFIED if found == "current" else f"{CERTIFIED} {STATES[found]}"
+        return ORIGINS[found]
+    return CERTIFIED if found == "current" else f"{CERTIFIED} {ORIGINS[found]}"
 
 
 def sub_models(record: Mapping[str, Any]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def half_and_half(dataset: str, partition: str, pair: tuple[str, str]) -> dict[s
     }
 
 
-def learning_curves(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
+def pair_curves(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
     """The evaluated rounds of all runs of Figures 9 to 11 that there are, seed 0 or the first one; the two of
     a pair for equally many rounds, if there are such.
 
@@ -113,7 +113,9 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
                 noise, freedom = pair_noise(evidence, answer.params, alone_run, metric, answer.rounds)
                 a_pair = half_width(noise, freedom, pairs=1)
-                rows.append({"answer": answer, "level": level} | side_by_side(sliced, alone, metric, a_pair))
+                rows.append(
+                    {"answer": answer, "level": level} | slice_beside_alone(sliced, alone, metric, a_pair)
+                )
     return pd.DataFrame(rows, columns=["answer", "level", "sliced", "alone", "gain", "half_width", "seeds"])
 
 
@@ -128,7 +130,7 @@ def slices(answer: Answer, level: str, metric: str) -> dict[int, float]:
     return {seed: value for seed, value in zip(answer.seeds, found, strict=True) if value is not None}
 
 
-def side_by_side(
+def slice_beside_alone(
     sliced: dict[int, float], alone: dict[int, float], metric: str, a_pair: float
 ) -> dict[str, float]:
     """Slices beside the level alone, both by seed: means over the seeds that both have; see `sub_models`.

@@ -153,7 +153,7 @@ def test_a_question_of_ours_is_shown_row_by_row_without_a_verdict() -> None:
     questions = read_question("selection")
     assert len(questions) == 2 * 2 * 2 * (1 + 2)
     assert {one.worse.selection for one in questions} == {"static"}
-    table = ledger.side_by_side(Evidence([]), questions)
+    table = ledger.lines(Evidence([]), questions)
     assert table["Outcome"].tolist() == ["not run"] * 24
     assert "Margin" not in table  # since there is none
     assert "Paper" not in table  # which prints none of them

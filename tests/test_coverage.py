@@ -123,7 +123,7 @@ def test_every_run_of_every_study_is_shown_somewhere() -> None:
 
 def test_a_table_of_one_data_set_shows_no_baseline_of_another() -> None:
     runs = all_runs()
-    for exhibit, dataset in coverage.DATASETS.items():
+    for exhibit, dataset in coverage.DATASET_OF.items():
         assert {runs[run_id].dataset for run_id in coverage.exhibits()[exhibit]} == {dataset}
 
 

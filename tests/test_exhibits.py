@@ -248,7 +248,7 @@ def test_the_curves_of_a_pair_have_equally_many_rounds(recorded: Write) -> None:
     records = [*short, a_record(), a_record(levels="b-e")]
     for one in records:
         recorded(one)
-    found = series.learning_curves(Evidence(records), "mnist", "iid")
+    found = series.pair_curves(Evidence(records), "mnist", "iid")
     drawn = found[["large", "assignment", "schedule"]].drop_duplicates().to_numpy().tolist()
     assert drawn == [
         ["a", "fix", "short, 20 rounds"],
@@ -293,13 +293,13 @@ def test_a_slice_stands_beside_its_level_alone_of_the_same_seeds() -> None:
 
 
 def test_less_perplexity_is_a_gain() -> None:
-    row = series.side_by_side({0: 5.0}, {0: 7.0}, "perplexity", a_pair=0.1)
+    row = series.slice_beside_alone({0: 5.0}, {0: 7.0}, "perplexity", a_pair=0.1)
     assert row["gain"] == pytest.approx(math.log(7 / 5))
     assert (row["half_width"], row["seeds"]) == (0.1, 1)
 
 
 def test_without_the_level_alone_of_one_of_the_seeds_a_slice_stands_alone() -> None:
-    row = series.side_by_side({0: 90.0, 1: 92.0}, {2: 95.0}, "global_accuracy", a_pair=0.1)
+    row = series.slice_beside_alone({0: 90.0, 1: 92.0}, {2: 95.0}, "global_accuracy", a_pair=0.1)
     assert (row["sliced"], row["seeds"]) == (91.0, 2)
     assert all(math.isnan(row[name]) for name in ("alone", "gain", "half_width"))
 
