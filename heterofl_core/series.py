@@ -31,8 +31,8 @@ def interpolation(evidence: Evidence, dataset: str, partition: str, metric: str)
 
     Returns:
         Columns `large`, `small`, `share` (percent of the clients at the larger level), `value`, `half_width`
-        (of the 95 % interval, NaN for one seed), `whose` (`ours` or `paper`; the paper prints the ends alone)
-        and `schedule`.
+        (of the 95 % interval, NaN for fewer than three seeds), `whose` (`ours` or `paper`; the paper prints
+        the ends alone) and `schedule`.
     """
     asked = {
         (pair, tenths): mixed(dataset, partition, pair, tenths) for pair in PAIRS for tenths in range(11)
@@ -160,7 +160,8 @@ def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: st
 
     Returns:
         Columns `large`, `small`, `share` (percent of the clients at the larger level), `value`, `half_width`
-        (of the 95 % interval, NaN for one seed) and `schedule`; only pairs of which a mix was run.
+        (of the 95 % interval, NaN for fewer than three seeds) and `schedule`; only pairs of which a mix was
+        run.
     """
     runs = {pair: [mixed(dataset, partition, pair, tenths) for tenths in range(1, 10)] for pair in PAIRS}
     rounds = evidence.usual_rounds(itertools.chain(*runs.values()))
