@@ -256,4 +256,4 @@ def test_status_tables_and_pages_follow_a_certificate() -> None:
     today = record | {"code_hash": code_hash()}
     assert run_pages.CERTIFIED not in run_pages.body(today)
     uncommitted = run_pages.body(record | {"git_dirty": True})
-    assert f"{run_pages.CERTIFIED} {run_pages.STATES['uncommitted']}" in uncommitted
+    assert f"{run_pages.CERTIFIED} {run_pages.ORIGINS['uncommitted']}" in uncommitted

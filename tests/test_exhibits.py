@@ -402,8 +402,8 @@ def test_perplexities_of_hidden_and_visible_tokens_stand_beside_the_papers(recor
     assert data(exhibits.perplexities()).empty
     metrics = {f"best_{name}": value - 0.5 for name, value in PERPLEXITY.items()}
     metrics |= {f"final_{name}": value for name, value in PERPLEXITY.items()}
-    for settings in ({}, {"predicted": "masked"}):
-        recorded(a_record(dataset="wikitext2", levels="e", **settings) | {"metrics": metrics})
+    for predicted in ("all", "masked"):
+        recorded(a_record(dataset="wikitext2", levels="e", predicted=predicted) | {"metrics": metrics})
     usual, masked = data(exhibits.perplexities()).to_dict("records")
     assert usual["Levels"] == "e, fix"
     assert [usual[name] for name in ("Changed", "Paper", "Seeds", "Schedule")] == ["", "7.41", "1", "paper"]
