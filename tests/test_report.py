@@ -213,10 +213,9 @@ def test_another_baseline_has_no_row(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "changed"),
     [
-        ("lg-fedavg", {"scaler": True}, "scaler True"),
         ("lg-fedavg", {"shared_layers": 1}, "shared_layers 1"),
         ("lg-fedavg", {"augmented": True}, "augmented True"),
-        ("standalone", {"augmented": True, "scaler": True}, "scaler True, augmented True"),
+        ("standalone", {"augmented": True, "batch_size": 5}, "augmented True, batch_size 5"),
     ],
     ids=str,
 )
