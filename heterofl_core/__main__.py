@@ -1,19 +1,19 @@
 """The command line: `python -m heterofl_core COMMAND`.
 
-run       one run, without Jupyter
-notebook  one run through its papermill notebook, which then is a page of the book
-study     all runs of a study that are not done yet, one after the other, without Jupyter
-pipeline  whole studies through Snakemake, here or on a cluster, and the book with them
-results   runs of a plan, the most telling first, for some hours; may be stopped at any moment
-status    how far studies are: done, running, failed, missing, and the time left
-verify    the first rounds of a finished run again, compared with its record; with --stale, of a few runs that
-          other code made, whose records all count as today's if no digit differs
+run         one run, without Jupyter
+notebook    one run through its papermill notebook, which then is a page of the book
+study       all runs of a study that are not done yet, one after the other, without Jupyter
+pipeline    whole studies through Snakemake, here or on a cluster, and the book with them
+results     runs of a plan, the most telling first, for some hours; may be stopped at any moment
+status      how far studies are: done, running, failed, missing, and the time left
+verify      the first rounds of a finished run again, compared with its record; with --stale, of a few runs
+            that other code made, whose records all count as today's if no digit differs
 confusions  which labels a finished run on images takes for one another; executes it again
-collect   all records into outputs/results.csv
-course    the course's notebooks, and each chapter executed whose code changed since it ran
-book      the book, from all records
-list      the runs of a study, or of all, with their work and time
-cost      what each mix costs a client, as in Tables 5 to 7
+collect     all records into outputs/results.csv
+course      the course's notebooks, and each chapter executed whose code changed since it ran
+book        the book, from all records
+list        the runs of a study, or of all, with their work and time
+cost        what each mix costs a client, as in Tables 5 to 7
 """
 
 import argparse

@@ -68,12 +68,17 @@ def read_chapter(path: Path) -> NotebookNode:
     return notebook
 
 
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells that are executed."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
 def exercises(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode, NotebookNode]]:
     """Each exercise's number in its chapter, its cell, and the cell that checks it."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    found = [place for place, cell in enumerate(code) if has_tag(cell, "exercise")]
+    cells = code_cells(notebook)
+    found = [place for place, cell in enumerate(cells) if has_tag(cell, "exercise")]
     for number, place in enumerate(found, start=1):
-        yield number, code[place], code[place + 1]
+        yield number, cells[place], cells[place + 1]
 
 
 def has_tag(cell: NotebookNode, tag: str) -> bool:
@@ -175,12 +180,8 @@ def executed_chapter(path: Path) -> Path:
 
 def digest(path: Path) -> str:
     """Of a chapter's code: what an executed one was made from. Text may change without a new execution."""
-    return hashlib.sha256("\n\n".join(cell.source for cell in code(read_chapter(path))).encode()).hexdigest()
-
-
-def code(notebook: NotebookNode) -> list[NotebookNode]:
-    """The cells that are executed."""
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = "\n\n".join(cell.source for cell in code_cells(read_chapter(path)))
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 def write_notebooks() -> None:
@@ -227,7 +228,7 @@ def renew_text(path: Path, ran: NotebookNode) -> None:
     """Gives an executed chapter today's text, if that has changed; its code has not."""
     notebook = read_chapter(path)
     notebook.metadata = ran.metadata
-    for cell, done in zip(code(notebook), code(ran), strict=True):
+    for cell, done in zip(code_cells(notebook), code_cells(ran), strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     forget_how_it_ran(notebook)
     if notebook.cells != ran.cells:

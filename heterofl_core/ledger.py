@@ -104,7 +104,7 @@ def lines(evidence: Evidence, comparisons: Sequence[Comparison]) -> pd.DataFrame
 
 
 def shown(rows: pd.DataFrame) -> Styler:
-    """Lines of `lines` for a page."""
+    """What `lines` gives, for a page."""
     return aligned(rows, [name for name in rows.columns if name not in NUMBERS])
 
 

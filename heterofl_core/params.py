@@ -336,7 +336,7 @@ def run_params(**values: Any) -> RunParams:
         changes["schedule_factor"] = 1.0
     if len(mix.levels) == 1:
         changes |= {"assignment": "fix", "trace": None, "selection": "static"}
-        changes["scaler"] = params.method == "heterofl"  # the usual; its factor is 1 anyway
+        changes |= {"scaler": params.method == "heterofl"}  # the usual; its factor is 1 anyway
     if params.method != "lg-fedavg":
         changes["shared_layers"] = RunParams.model_fields["shared_layers"].default
     if not params.label_restricted:

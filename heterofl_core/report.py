@@ -70,8 +70,8 @@ def results(records: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
     found = all_records() if records is None else records
     # What an old record lacks is the default; left out, it would make floats of the others' whole numbers.
     whole = [
-        record | {"params": RunParams.model_validate(record["params"]).model_dump(mode="json")}
-        for record in map(dict, found)
+        {**record, "params": RunParams.model_validate(record["params"]).model_dump(mode="json")}
+        for record in found
     ]
     return results_table(whole).assign(state=[state(record) for record in found])
 

@@ -106,8 +106,8 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
             continue
         for level in levels_sliced(answer):
             if sliced := slices(answer, level, metric):
-                mixed_only = {"assignment", "trace", "levels"}
-                settings = answer.params.model_dump(exclude=mixed_only, exclude_none=True)
+                of_the_mix = {"levels", "assignment", "trace"}
+                settings = answer.params.model_dump(exclude=of_the_mix, exclude_none=True)
                 alone_run = run_params(**settings, levels=level)
                 alone_answer = evidence.answer(alone_run, answer.rounds)
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}

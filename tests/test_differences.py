@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_evidence import PARAMS, a_record
 
-from heterofl_core.differences import Difference, difference, noises, pair_noise
+from heterofl_core.differences import Difference, difference, kind, noises, pair_noise
 from heterofl_core.evidence import Evidence
 from heterofl_core.params import run_params
 
@@ -157,6 +157,13 @@ def test_no_kind_lends_its_noise_to_another(other: dict[str, Any]) -> None:
     assert answer is not None
     assert math.isnan(answer.half_width)
     assert answer.freedom == 0
+
+
+def test_other_goals_of_training_are_other_kinds() -> None:
+    usual, masked = (
+        run_params(dataset="wikitext2", levels="e", predicted=predicted) for predicted in ("all", "masked")
+    )
+    assert kind(usual) != kind(masked)
 
 
 def test_an_unsteady_kind_widens_the_interval_as_in_welchs_test() -> None:

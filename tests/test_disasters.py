@@ -276,6 +276,7 @@ def test_two_that_do_one_study_at_once_do_each_run_once(outputs: Path, tmp_path:
     records = [read_record(path) for path in outputs.glob("runs/*/record.json")]
     assert {record["params"]["seed"] for record in records} == {0, 1, 2, 3}
     assert begun - text.count("is done already") == len(records) == 4
+    assert all("digits_" in output for output, _ in printed)  # both had their share
 
 
 def test_a_redo_that_ends_between_its_curve_and_its_record_is_finished_by_the_same_command(

@@ -187,11 +187,8 @@ READING = ("estimate", "status", "pipeline", "locks", "records", "studies", "set
 
 def used_by_the_book() -> set[str]:
     """The modules that its pages and its extensions import."""
-    pages = [
-        *(ROOT / "book").glob("*.md"),
-        *(ROOT / "book").glob("report/*.md"),
-        *(ROOT / "book/_ext").glob("*.py"),
-    ]
+    book = ROOT / "book"
+    pages = [*book.glob("*.md"), *book.glob("report/*.md"), *book.glob("_ext/*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
     lists = re.findall(r"^from heterofl_core import (.+)$", text, re.MULTILINE)
     return set(re.findall(r"^from heterofl_core\.(\w+) import", text, re.MULTILINE)).union(

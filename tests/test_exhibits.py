@@ -410,3 +410,10 @@ def test_perplexities_of_hidden_and_visible_tokens_stand_beside_the_papers(recor
     assert [usual[name] for name in ("All", "Masked", "Visible")] == ["7.50", "2500.00", "2.50"]
     assert ">7.00</a>" in usual["Best"]
     assert (masked["Changed"], masked["Paper"]) == ("predicted masked", "–")
+
+
+def test_a_slice_of_a_mix_without_the_scaler_finds_its_level_alone() -> None:
+    """A single level has nothing to scale, and has one name."""
+    records = [a_mix(97.0, scaler=False), a_record(98.5, levels="e")]
+    (found,) = numbers(series.sub_models(Evidence(records), "global_accuracy"))
+    assert (found["sliced"], found["alone"]) == (97.0, 97.5)

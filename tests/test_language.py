@@ -23,7 +23,7 @@ from heterofl_core.local_step import LocalStep
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
 from heterofl_core.randomness import generator
-from heterofl_core.text import Text, in_rows, load_text
+from heterofl_core.text import Text, load_text
 
 WORDS = 40  # 39 and the unknown token, which the training text does not have
 ROWS, LENGTH = 8, 130  # of the training text; windows of 64, 64 and 2
@@ -91,14 +91,6 @@ def examples_of(task: LanguageModelling, client: int) -> TextExamples:
 
 
 # Rows and clients
-
-
-def test_text_is_cut_into_rows_and_a_rest_is_dropped() -> None:
-    assert in_rows(np.arange(11), 3).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert in_rows(np.arange(11), 11).tolist() == [[number] for number in range(11)]
-    sentence = "^11 tokens are too few for 12 rows of text; allowed is one a row or more$"
-    with pytest.raises(InputError, match=sentence):
-        in_rows(np.arange(11), 12)
 
 
 def test_more_rows_than_tokens_are_refused() -> None:

@@ -233,3 +233,11 @@ def test_a_program_of_an_own_model_is_refused(module: str, folder: Path) -> None
     params = run_params(dataset="own-mine", levels="e", arch=f"{module}:Mine", num_clients=3)
     with pytest.raises(InputError, match=r"^engine 'compiled' is not possible with arch 'own_models:Mine'"):
         execute(Federation(params), Execution(engine="compiled"))
+
+
+@pytest.mark.parametrize("content", [b"no Parquet", b""])
+def test_a_damaged_file_is_named_before_any_work_is_estimated(folder: Path, content: bytes) -> None:
+    for half in ("train", "test"):
+        (folder / f"{half}.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"^data files .*train\.parquet and .* cannot be read \(Arrow"):
+        sizes_of("own-mine")

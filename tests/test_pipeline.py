@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from heterofl_core import counts
 from heterofl_core.errors import InputError
 from heterofl_core.folders import PARAMS
-from heterofl_core.params import Execution, RunParams
+from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.pipeline import Plan, book_sources, plan, snakemake_command
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import record_path, write_run
@@ -174,3 +175,25 @@ def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours(tmp_p
 def test_an_unknown_profile_is_named_with_those_that_exist() -> None:
     with pytest.raises(InputError, match="profile 'slrum' is unknown; allowed are kubernetes, slurm, or a "):
         snakemake_command(["table5"], [], redo_stale=False, profile="slrum")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arch", "layers"),
+    [
+        ("mnist", "mlp", counts.mlp(28 * 28)),
+        ("mnist", "cnn", counts.cnn(1.0)),
+        ("cifar10", "preresnet18", counts.preresnet(1.0)),
+    ],
+    ids=["mlp", "cnn", "preresnet18"],
+)
+def test_clients_with_models_of_their_own_ask_for_the_memory_of_all_of_them(
+    dataset: str, arch: str, layers: list[counts.Layer]
+) -> None:
+    """Twice, since they are sent to the workers; a federation with one model asks for none of it."""
+    asked = {}
+    for method in ("standalone", "lg-fedavg", "fedavg"):
+        params = run_params(dataset=dataset, levels="a", method=method, arch=arch)
+        one = Plan({params.run_id: params}, (params.run_id,), frozenset(), Execution(workers=1))
+        asked[method] = one.memory_mb(params.run_id)
+    assert asked["standalone"] == asked["lg-fedavg"]
+    assert asked["standalone"] - asked["fedavg"] >= 2 * 100 * counts.space_mb(layers)

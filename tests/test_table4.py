@@ -1,8 +1,9 @@
 """Table 4 stands beside what runs get."""
 
 import csv
+from pathlib import Path
 
-from heterofl_core import cnn, preresnet, table4, transformer
+from heterofl_core import clients, cnn, preresnet, table4, transformer
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import run_params
 from heterofl_core.report import DATASETS
@@ -51,3 +52,4 @@ def test_its_sizes_are_those_of_the_models() -> None:
         read = table4.constants(module.__name__.rpartition(".")[2])
         assert read
         assert read == {name: getattr(module, name) for name in read}
+    assert "torch.optim.SGD(" in Path(clients.__file__).read_text(encoding="utf-8")

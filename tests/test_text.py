@@ -142,9 +142,22 @@ def test_wikitext2_has_as_many_line_ends_as_lines(real: Text, wikitext2: Path) -
 # Rows
 
 
+def test_text_is_cut_into_rows_and_the_rest_is_dropped() -> None:
+    assert in_rows(np.arange(11), 3).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert in_rows(np.arange(6), 6).tolist() == [[0], [1], [2], [3], [4], [5]]
+    assert in_rows(np.arange(11), 11).tolist() == [[number] for number in range(11)]
+    assert in_rows(np.arange(4), 1).tolist() == [[0, 1, 2, 3]]
+
+
 def test_wikitext2_makes_a_hundred_rows_of_326_windows_and_a_rest(real: Text) -> None:
     assert in_rows(real.train, 100).shape == (100, 20_886)
     assert divmod(20_886, SEQUENCE_LENGTH) == (326, 22)
+
+
+def test_more_rows_than_tokens_are_refused() -> None:
+    with pytest.raises(InputError) as failure:
+        in_rows(np.arange(11), 12)
+    assert str(failure.value) == "11 tokens are too few for 12 rows of text; allowed is one a row or more"
 
 
 # What cannot be read
