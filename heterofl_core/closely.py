@@ -16,10 +16,11 @@ from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import LEVELS, width_rate
 from heterofl_core.params import run_params
 from heterofl_core.records import all_records, confusions_path, read_rounds
-from heterofl_core.report import each_run, title_of
+from heterofl_core.report import each_run
 from heterofl_core.selection import Axis, static_index
 from heterofl_core.studies import combinations, values_of
 from heterofl_core.tables import aligned
+from heterofl_core.titles import title_of
 
 EPSILON = 1e-5  # of a norm, as in PyTorch
 NOTHING = dict.fromkeys(("Rounds", "Seeds", "Best", "Final"), "–")

@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from heterofl_core import report
 from heterofl_core.evidence import Evidence, Record, how_long, state
 from heterofl_core.paper import EXCERPT, TABLES
 from heterofl_core.params import RunParams
 from heterofl_core.records import all_records
 from heterofl_core.studies import all_runs, read_study, study_names
 from heterofl_core.tables import aligned, printed, run_link
+from heterofl_core.titles import DATASETS
 
 COVERAGE = {
     "done": "was run with the schedule that the study asks for",
@@ -103,7 +103,7 @@ def summary(found: Mapping[str, str], records: Sequence[Record]) -> str:
         """The counts of the data sets."""
         return ", ".join(
             f"{by_dataset[dataset, came]} on {title}"
-            for dataset, title in report.DATASETS.items()
+            for dataset, title in DATASETS.items()
             if dataset in TABLES
         )
 

@@ -25,10 +25,10 @@ from heterofl_core.paper import (
 from heterofl_core.params import RunParams
 from heterofl_core.printing import magnitude, signed
 from heterofl_core.records import all_records
-from heterofl_core.report import dataset_title, variation
 from heterofl_core.settings import command
 from heterofl_core.studies import read_study
 from heterofl_core.tables import aligned, run_link, searchable, unless_empty
+from heterofl_core.titles import dataset_title, variation
 
 DECIMALS = 2
 PERPLEXITIES = {"perplexity": "All", "masked_perplexity": "Masked", "visible_perplexity": "Visible"}

@@ -28,8 +28,8 @@ from heterofl_core.paper import TABLES, paper_gain
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.printing import signed
 from heterofl_core.records import METRICS
-from heterofl_core.report import DATASETS, dataset_title, variation
 from heterofl_core.tables import aligned, printed, searchable
+from heterofl_core.titles import DATASETS, dataset_title, variation
 
 PLURAL = {"holds": "hold", "fails": "fail", "open": "open"}
 NUMBERS = ("Margin", "Paper", "Ours", "±", "Pairs", "Freedom")

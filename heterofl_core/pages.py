@@ -20,7 +20,7 @@ from heterofl_core.locks import locked
 from heterofl_core.notebooks import notebook_of, papermill_command, read_notebook
 from heterofl_core.params import RunParams
 from heterofl_core.records import all_records, collect, executed_path
-from heterofl_core.report import title_of
+from heterofl_core.titles import title_of
 
 EXAMPLE = re.compile(r"```bash\n.*?```", re.DOTALL)
 """In a notebook's first cell, the command that executes it."""

@@ -11,40 +11,12 @@ from pandas.io.formats.style import Styler
 
 from heterofl_core.evidence import Evidence, state
 from heterofl_core.levels import Mix
-from heterofl_core.paper import BASELINES, CELLS, paper_value
-from heterofl_core.params import SCHEDULE, RunParams, run_params
+from heterofl_core.paper import CELLS, paper_value
+from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records, engine_of_record, read_rounds, results_table
 from heterofl_core.status import STATES
 from heterofl_core.tables import printed, run_link, searchable
-
-DATASETS = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR10", "wikitext2": "WikiText2"}
-"""Their names for people."""
-
-
-def dataset_title(dataset: str) -> str:
-    """The name of a data set for people; somebody's own has no other."""
-    return DATASETS.get(dataset, dataset)
-
-
-SWITCHES = (
-    "method",
-    "arch",
-    "blocks",
-    "selection",
-    "norm",
-    "scaler",
-    "masked_loss",
-    "label_restricted",
-    "shared_layers",
-    "predicted",
-    "mask_trained",
-    "augmented",
-    "augmented_statistics",
-)
-"""What a run may change of the method itself."""
-
-RECIPE = tuple(name for name in SCHEDULE if name not in ("rounds", "milestones"))
-"""What it may change of the schedule beside its length, which is told anyway."""
+from heterofl_core.titles import title_of, variation
 
 SETTINGS = ["run_id", "dataset", "partition", "levels", "assignment", "protocol", "rounds", "seed"]
 """What tells the runs of the report apart, beside what they change of the method."""
@@ -80,26 +52,6 @@ def each_run(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The rows of `results`, one by one."""
     for row in runs.to_dict("records"):
         yield {str(name): value for name, value in row.items()}
-
-
-def variation(params: Mapping[str, Any]) -> str:
-    """What a run changes of the paper's method and of its recipe, such as `norm none, lr 0.1`; empty if
-    nothing.
-
-    Args:
-        params: of a run, or a row of `results`; what is missing there counts as unchanged.
-    """
-    baseline = params["method"] in BASELINES
-    named = {"method": params["method"], "arch": params["arch"]} if baseline else {}
-    if params.get("protocol") == "smoke":
-        named["protocol"] = "smoke"  # which has a local epoch of its own
-    usual = run_params(
-        dataset=params["dataset"], levels=params["levels"], partition=params["partition"], **named
-    ).model_dump(mode="json")
-    told = (*SWITCHES, *RECIPE)
-    given = {name: params[name] for name in told if name in params and params[name] == params[name]}
-    changes = [f"{name} {value}" for name, value in given.items() if value != usual[name]]
-    return ", ".join([*(named[name] for name in ("method", "arch") if name in named), *changes])
 
 
 def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
@@ -251,14 +203,4 @@ def how_it_ran(record: Mapping[str, Any]) -> str:
         f"up to {record['peak_memory_mb']} MB of memory\n"
         f"code {record['code_hash']}, commit {str(record['git_commit'])[:12]}"
         f"{' with uncommitted changes' if record['git_dirty'] else ''}"
-    )
-
-
-def title_of(params: Mapping[str, Any]) -> str:
-    """A title for the page of one run."""
-    seed = f", seed {params['seed']}" if params["seed"] else ""
-    varied = f", {variation(params)}" if variation(params) else ""
-    return (
-        f"{dataset_title(params['dataset'])}, {params['partition'].replace('iid', 'IID')}, "
-        f"levels {params['levels']} ({params['assignment']}){varied}, {params['rounds']} rounds{seed}"
     )

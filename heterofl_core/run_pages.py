@@ -15,6 +15,7 @@ from heterofl_core.evidence import MARKS, state
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records, read_rounds
 from heterofl_core.settings import command
+from heterofl_core.titles import title_of
 
 ORIGINS = {
     "current": "The code of today would make it again.",
@@ -30,14 +31,14 @@ CERTIFIED = (
 def run_pages() -> Iterator[tuple[str, str, str]]:
     """For each record the name of its page, its title, and its text as HTML."""
     for record in all_records():
-        yield f"runs/{record['run_id']}", report.title_of(record["params"]), body(record)
+        yield f"runs/{record['run_id']}", title_of(record["params"]), body(record)
 
 
 def body(record: Mapping[str, Any]) -> str:
     """The text of a record's page."""
     params = RunParams.model_validate(record["params"])
     parts = [
-        f"<h1>{html.escape(report.title_of(record['params']))}</h1>",
+        f"<h1>{html.escape(title_of(record['params']))}</h1>",
         f"<p>{origin(record)}</p>",
         heading("Results"),
         table(report.metrics_of(record)),

@@ -9,9 +9,9 @@ from pandas.io.formats.style import Styler
 
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import SCHEDULE, SEQUENCE_LENGTH
-from heterofl_core.report import DATASETS
 from heterofl_core.schedules import SCHEDULES, planned_schedule
 from heterofl_core.tables import printed
+from heterofl_core.titles import DATASETS
 
 
 def schedules() -> pd.DataFrame:

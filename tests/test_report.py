@@ -17,6 +17,7 @@ from heterofl_core.params import RunParams, run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import write_run
 from heterofl_core.status import STATES
+from heterofl_core.titles import variation
 
 CORE = Path(report.__file__).parent
 
@@ -141,7 +142,7 @@ OTHERS: list[Any] = [
 @pytest.mark.parametrize("settings", PAPERS, ids=str)
 def test_the_papers_setting_is_known_for_each_data_set(settings: dict[str, Any]) -> None:
     run = a_run(**settings)
-    assert report.variation(run) == ""
+    assert variation(run) == ""
     assert papers(run) is not None
 
 
@@ -151,7 +152,7 @@ def test_any_other_setting_is_named_and_has_no_row_in_the_paper(
 ) -> None:
     both = report.each_run(pd.DataFrame([a_run(), a_run(**settings)]))  # a column may lack values
     _, run = both
-    assert report.variation(run) == changed
+    assert variation(run) == changed
     assert papers(run) is None
 
 
@@ -163,7 +164,7 @@ def test_any_other_setting_is_named_and_has_no_row_in_the_paper(
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "wikitext2"])
 def test_other_levels_change_no_method_but_have_no_row(dataset: str, settings: dict[str, Any]) -> None:
     run = a_run(dataset=dataset, **settings)
-    assert report.variation(run) == ""
+    assert variation(run) == ""
     assert papers(run) is None
 
 
@@ -173,13 +174,8 @@ def test_another_recipe_is_told(dataset: str, name: str) -> None:
     """Runs that differ in nothing else would look the same; with another crowd they ask something else."""
     value = {"num_clients": 50, "participation": 0.2, "lr": 0.03, "local_epochs": 2}[name]
     run = a_run(dataset=dataset, **{name: value})
-    assert report.variation(run) == f"{name} {value}"
+    assert variation(run) == f"{name} {value}"
     assert (papers(run) is None) == (name in CROWD)
-
-
-@pytest.mark.parametrize("protocol", ["paper", "short", "smoke"])
-def test_a_protocol_is_no_change_of_the_recipe(protocol: str) -> None:
-    assert report.variation(a_run(protocol=protocol)) == ""
 
 
 @pytest.mark.parametrize(
@@ -188,7 +184,7 @@ def test_a_protocol_is_no_change_of_the_recipe(protocol: str) -> None:
 @pytest.mark.parametrize(("dataset", "file"), list(TABLES.items())[:2])
 def test_a_baseline_stands_beside_its_own_row(method: str, name: str, dataset: str, file: str) -> None:
     run = a_run(dataset=dataset, method=method, partition="non-iid-2", **MLP)
-    assert report.variation(run) == f"{method}, mlp"
+    assert variation(run) == f"{method}, mlp"
     table = report.beside_paper(pd.DataFrame([run])).set_index("metric")
     assert table["paper"].to_dict() == {
         "global_accuracy": printed(file, name, "noniid_global_accuracy"),
@@ -222,8 +218,8 @@ def test_another_baseline_has_no_row(settings: dict[str, Any]) -> None:
 def test_baselines_with_other_switches_are_told_apart(
     method: str, settings: dict[str, Any], changed: str
 ) -> None:
-    assert report.variation(a_run(method=method, **MLP)) == f"{method}, mlp"
-    assert report.variation(a_run(method=method, **MLP, **settings)) == f"{method}, mlp, {changed}"
+    assert variation(a_run(method=method, **MLP)) == f"{method}, mlp"
+    assert variation(a_run(method=method, **MLP, **settings)) == f"{method}, mlp, {changed}"
 
 
 @pytest.mark.parametrize(
@@ -400,23 +396,6 @@ def test_without_runs_there_are_no_curves() -> None:
     curves = report.curves(report.results())
     assert curves.empty
     assert list(curves) == [*report.SETTINGS, "variation"]
-
-
-def test_a_page_is_titled_by_its_run() -> None:
-    params = run_params(dataset="mnist", levels="a-e", partition="non-iid-2", protocol="short", seed=3)
-    title = "MNIST, non-IID-2, levels a-e (dynamic), 40 rounds, seed 3"
-    assert report.title_of(params.model_dump(mode="json")) == title
-    params = run_params(dataset="wikitext2", levels="b")
-    assert report.title_of(params.model_dump(mode="json")) == "WikiText2, IID, levels b (fix), 100 rounds"
-
-
-@pytest.mark.parametrize(
-    ("settings", "changed"),
-    [({"method": "fedavg", "arch": "mlp"}, "fedavg, mlp"), ({"norm": "bn"}, "norm bn")],
-)
-def test_a_page_is_titled_by_what_its_run_changes(settings: dict[str, Any], changed: str) -> None:
-    params = run_params(dataset="mnist", levels="a", **settings).model_dump(mode="json")
-    assert report.title_of(params) == f"MNIST, IID, levels a (fix), {changed}, 200 rounds"
 
 
 def test_settings_are_listed_one_by_one() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from heterofl_core import clients, cnn, preresnet, table4, transformer
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import run_params
-from heterofl_core.report import DATASETS
+from heterofl_core.titles import DATASETS
 
 
 def test_schedules_are_what_runs_get() -> None:
