@@ -210,12 +210,12 @@ def book(options: argparse.Namespace) -> None:
 
 def pipeline(options: argparse.Namespace) -> None:
     """whole studies through Snakemake, and the book with them"""
-    from heterofl_core.pipeline import plan, snakemake_command
+    from heterofl_core.pipeline import snakemake_command, workload
     from heterofl_core.settings import to_texts
     from heterofl_core.timings import timings_for
 
     given = to_texts(settings(options))
-    todo = plan(options.studies, given, options.redo_stale)
+    todo = workload(options.studies, given, options.redo_stale)
     command = snakemake_command(options.studies, given, options.redo_stale, options.profile)
     if options.dry_run:
         command += ["--dry-run", "--forcerun=run"]  # whatever old markers say
@@ -240,16 +240,16 @@ def results(options: argparse.Namespace) -> None:
 def status(options: argparse.Namespace) -> None:
     """how far studies are, and the time left"""
     from heterofl_core.estimate import kept_timings
-    from heterofl_core.pipeline import statuses_of
     from heterofl_core.settings import split_changes
-    from heterofl_core.status import summary
-    from heterofl_core.studies import study_names
+    from heterofl_core.status import status_of, summary
+    from heterofl_core.studies import read_study, study_names
 
     changes, _ = split_changes(settings(options))
     timings = kept_timings()
     for name in options.studies or study_names():
-        statuses = list(statuses_of([name], changes).values())
-        print(summary(name, statuses, timings))
+        study = read_study(name, **changes)
+        statuses = list(map(status_of, study.runs))
+        print(summary(f"{study.name} ({study.title})", statuses, timings))
         for one in statuses:
             if one.state in ("running", "failed", "stopped", "damaged"):
                 print(f"  {one.state} {one.params.run_id}: {one.detail}")

@@ -8,9 +8,9 @@ from pathlib import Path
 from string import Template
 
 from heterofl_core.coverage import coverage, hours, study_records
-from heterofl_core.evidence import Record
 from heterofl_core.files import write_text
 from heterofl_core.folders import outputs_folder
+from heterofl_core.records import Record
 from heterofl_core.studies import all_runs
 
 LABEL_COLOUR = "#444444"

@@ -16,7 +16,7 @@ from heterofl_core.clients import ModelCopy
 from heterofl_core.errors import InputError
 from heterofl_core.executor import side_by_side
 from heterofl_core.files import write_text
-from heterofl_core.params import Execution
+from heterofl_core.params import Execution, RunParams
 from heterofl_core.records import confusions_path
 from heterofl_core.verify import again, recorded_run
 
@@ -32,10 +32,8 @@ def write_confusions(run_id: str, execution: Execution) -> Path:
             share, or today's code ends with another accuracy.
     """
     record = recorded_run(run_id)
-    if record["params"]["dataset"] == "wikitext2" or record["params"]["method"] in (
-        "standalone",
-        "lg-fedavg",
-    ):
+    params = RunParams.model_validate(record["params"])
+    if params.dataset == "wikitext2" or params.has_personal_models:
         raise InputError(
             f"run {run_id} has no global model of images; allowed are heterofl, fedavg on images"
         )

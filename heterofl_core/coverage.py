@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from heterofl_core.evidence import Evidence, Record, how_long, state
+from heterofl_core.evidence import Evidence, how_long, state
 from heterofl_core.paper import EXCERPT, TABLES
 from heterofl_core.params import RunParams
-from heterofl_core.records import all_records
+from heterofl_core.records import Record, all_records
 from heterofl_core.studies import all_runs, read_study, study_names
 from heterofl_core.tables import aligned, printed, run_link
 from heterofl_core.titles import DATASETS

@@ -27,7 +27,7 @@ class Difference:
 
     Attributes:
         value: the mean over pairs of one seed, in points of accuracy or as the logarithm of a ratio of
-            perplexities, positive if better.
+            perplexities, positive if better; NaN where a run diverged.
         half_width: of its 95 % interval, from the noise of pairs; NaN where that is not known, or a run
             diverged.
         freedom: degrees of freedom of that noise; 0 where it is not known.
@@ -47,7 +47,8 @@ class Difference:
 
 
 def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: str) -> Difference | None:
-    """How much better a setting is by a metric; None unless both ran with one seed and by one schedule.
+    """How much better a setting is by a metric; None unless both ran with one seed, by one schedule and were
+    evaluated equally often.
 
     A setting's own two or three pairs say little of their spread, so settings of one kind lend each other
     theirs: see `pair_noise`. This assumes that a seed moves these settings alike, up to a noise that is the
@@ -58,16 +59,16 @@ def difference(evidence: Evidence, better: RunParams, worse: RunParams, metric: 
         return None
     first, second = (answer.by_seed(metric) for answer in answers)
     gains = [METRICS[metric].gain(first[seed], second[seed]) for seed in first.keys() & second.keys()]
-    noise, freedom = pair_noise(evidence, better, worse, metric, answers[0].rounds)
+    noise, freedom = pair_noise(evidence, (better, worse), metric, "best", answers[0].rounds)
     diverged = not all(map(math.isfinite, gains))
     both = Answer((*answers[0].records, *answers[1].records))
     return Difference(
-        value=math.fsum(gains) / len(gains),
+        value=math.nan if diverged else math.fsum(gains) / len(gains),
         half_width=math.nan if diverged else half_width(noise, freedom, len(gains)),
         freedom=freedom,
         pairs=len(gains),
         schedule=both.schedule,
-        full=both.params.protocol == "paper",
+        full=both.full,
         state=both.state,
     )
 
@@ -82,12 +83,16 @@ def half_width(noise: float, freedom: float, pairs: int) -> float:
 
 
 def compared(evidence: Evidence, one: RunParams, other: RunParams) -> tuple[Answer, Answer] | None:
-    """Answers to two questions that share seeds and a schedule, rather the asked one, or a long one."""
+    """Answers to two questions that share seeds, a schedule and the rounds between evaluations, rather the
+    asked schedule, or a long one.
+    """
     pairs = [
         (first, second)
         for first in evidence.answers_to(one)
         for second in evidence.answers_to(other)
-        if how_long(first.params) == how_long(second.params) and shared_seeds(first, second)
+        if how_long(first.params) == how_long(second.params)
+        and first.params.eval_every == second.params.eval_every
+        and shared_seeds(first, second)
     ]
 
     def better(pair: tuple[Answer, Answer]) -> Any:
@@ -108,7 +113,7 @@ def kind(params: RunParams) -> Kind:
 
 
 def pair_noise(
-    evidence: Evidence, one: RunParams, other: RunParams, metric: str, rounds: int
+    evidence: Evidence, both: tuple[RunParams, RunParams], metric: str, which: str, rounds: int
 ) -> tuple[float, float]:
     """How much the difference of two runs with one seed scatters beside what their settings explain.
 
@@ -117,25 +122,26 @@ def pair_noise(
     round says nothing of one that does not.
 
     Args:
-        one, other: two settings on one data set and partition.
+        both: two settings on one data set and partition.
+        metric, which: see `Answer.values`.
         rounds: for which they ran.
 
     Returns:
         A standard deviation and its degrees of freedom, which Welch and Satterthwaite's formula makes from
         those of the two kinds; NaN and 0 where one of the kinds was not repeated.
     """
-    kinds = Counter((kind(one), kind(other)))
+    kinds = Counter(map(kind, both))
     repeated = [
         answer
         for answer in evidence.all_answers()
-        if (answer.params.dataset, answer.params.partition) == (one.dataset, one.partition)
+        if (answer.params.dataset, answer.params.partition) == (both[0].dataset, both[0].partition)
         and kind(answer.params) in kinds
         and answer.rounds <= rounds
         and len(answer.records) > 1
     ]
     as_long = [answer for answer in repeated if answer.rounds == rounds]
     for pool in (as_long, repeated):
-        variances = kind_variances(pool, metric)
+        variances = kind_variances(pool, metric, which)
         if variances.keys() == kinds.keys():
             parts = [(count * variances[name][0], variances[name][1]) for name, count in kinds.items()]
             variance = math.fsum(part for part, _ in parts)
@@ -145,7 +151,7 @@ def pair_noise(
     return math.nan, 0
 
 
-def kind_variances(answers: Sequence[Answer], metric: str) -> dict[Kind, tuple[float, float]]:
+def kind_variances(answers: Sequence[Answer], metric: str, which: str) -> dict[Kind, tuple[float, float]]:
     """For each kind the variance of a run beside what its setting and its seed explain, and its degrees of
     freedom; none for a kind of which nothing is left to tell it from, or of which a run diverged.
 
@@ -158,7 +164,7 @@ def kind_variances(answers: Sequence[Answer], metric: str) -> dict[Kind, tuple[f
         [
             (kind(answer.params), str(setting), f"{answer.rounds} {seed}", METRICS[metric].scale(value))
             for setting, answer in enumerate(answers)
-            for seed, value in answer.by_seed(metric).items()
+            for seed, value in answer.by_seed(metric, which).items()
         ],
         columns=["kind", "setting", "block", "value"],
     ).astype({"value": float})
@@ -208,5 +214,5 @@ def noises(evidence: Evidence) -> list[Noise]:
         for group, answers in sorted(groups.items())
         for metric in METRICS
         if (group[1], metric) in CELLS and f"best_{metric}" in answers[0].records[0]["metrics"]
-        for variance, freedom in kind_variances(answers, metric).values()
+        for variance, freedom in kind_variances(answers, metric, "best").values()
     ]

@@ -22,11 +22,11 @@ from heterofl_core.errors import InputError
 from heterofl_core.files import write_text
 from heterofl_core.folders import outputs_folder
 from heterofl_core.levels import Mix
+from heterofl_core.locks import locked
 from heterofl_core.params import RunParams
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import digest, engine_of_record, read_record, record_path
+from heterofl_core.records import Record, digest, engine_of_record, read_record, record_path
 
-Record = Mapping[str, Any]
 Comparison = tuple[Record, int]
 """A run, and how many of its first rounds are compared."""
 
@@ -157,10 +157,11 @@ def certify(comparison: Comparison, differences: int) -> None:
     """
     record, rounds = comparison
     path = certificate_path(record["code_hash"])
-    content = read_certificate(path)
-    content.pop("digest", None)
-    content["comparisons"][record["run_id"]] = {"rounds": rounds, "differences": differences}
-    write_text(path, json.dumps(content | {"digest": digest(content, "")}, indent=2) + "\n")
+    with locked(path.name):  # two processes may compare at once
+        content = read_certificate(path)
+        content.pop("digest", None)
+        content["comparisons"][record["run_id"]] = {"rounds": rounds, "differences": differences}
+        write_text(path, json.dumps(content | {"digest": digest(content, "")}, indent=2) + "\n")
     certified.cache_clear()
 
 

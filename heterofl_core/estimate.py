@@ -73,7 +73,7 @@ class Work:
         steps: local steps of all clients.
         batch: examples of a step.
         trained: examples that pass forward and backward.
-        evaluated: examples that pass forward, through the model of the largest level.
+        evaluated: examples that pass forward, through the model of the largest level at most.
     """
 
     steps: int
@@ -90,10 +90,12 @@ def work_of(params: RunParams) -> Work:
     batch = max(1, params.batch_size // params.num_clients) if text else params.batch_size
     epochs = params.rounds * params.num_active * params.local_epochs
     evaluations = sum(params.is_evaluated(number) for number in range(1, params.rounds + 1))
+    slices = len(Mix.parse(params.levels).levels) - 1  # of the final model, judged in the end
     passes = sizes.test + (sizes.train if params.norm == "sbn" else 0)
-    if params.method in ("standalone", "lg-fedavg"):
+    if params.has_personal_models:
         passes = sizes.test * params.num_clients + passes - sizes.test
-    return Work(epochs * math.ceil(per_client / batch), batch, epochs * per_client, evaluations * passes)
+    steps, trained = epochs * math.ceil(per_client / batch), epochs * per_client
+    return Work(steps, batch, trained, (evaluations + slices) * passes)
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,19 @@ def timing_name(params: RunParams, level: str) -> str:
     return f"{params.arch}{blocks} {params.norm} {params.dataset} {level} {work_of(params).batch}"
 
 
-def seconds_of(params: RunParams, timings: Mapping[str, Timing]) -> float | None:
-    """The seconds that a run takes if it has this machine for itself; None if a timing is missing."""
+def seconds_of(params: RunParams, timings: Mapping[str, Timing], workers: int | None = None) -> float | None:
+    """The seconds that a run takes if it has this machine for itself; None if a timing is missing.
+
+    Args:
+        workers: processes of the run; None for as many as there are cores.
+    """
     mix, work = Mix.parse(params.levels), work_of(params)
     names = [timing_name(params, level) for level in mix.levels]
     if not all(name in timings for name in names):
         return None
     step = sum(share * timings[name].step_seconds for share, name in zip(mix.shares, names, strict=True))
     forward = timings[timing_name(params, mix.largest)].forward_seconds
-    cores = joblib.cpu_count()
+    cores = min(joblib.cpu_count(), workers or math.inf)
     return work.steps * step / min(cores, params.num_active) + work.evaluated * forward / cores
 
 

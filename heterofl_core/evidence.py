@@ -7,17 +7,15 @@ import functools
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import special
 
 from heterofl_core.equivalence import is_current
 from heterofl_core.params import SCHEDULE, RunParams, usual_eval_every
-
-Record = Mapping[str, Any]
+from heterofl_core.records import Record
 
 CONFIDENCE = 0.95
 CROWD = ("num_clients", "participation")
@@ -31,10 +29,10 @@ MARKS = {"current": "", "uncommitted": "†", "stale": "‡"}
 """Behind a number whose code was not committed, and behind one that other code has made."""
 
 
-def how_long(params: RunParams) -> list[Any]:
+def how_long(params: RunParams) -> str:
     """For how long a run trains, and how: what must be equal if two runs are compared."""
     settings = params.model_dump(mode="json", include=set(HOW_LONG))
-    return [settings[name] for name in HOW_LONG]
+    return json.dumps(settings, sort_keys=True)
 
 
 def question(params: RunParams) -> str:
@@ -82,7 +80,7 @@ def quantile(freedom: float) -> float:
 
 @dataclass(frozen=True)
 class Answer:
-    """Runs that differ in their seeds alone.
+    """Runs that differ in their seeds alone, and in their precision.
 
     Attributes:
         records: by seed.
@@ -101,14 +99,18 @@ class Answer:
         return int(self.records[0]["params"]["rounds"])
 
     @property
+    def full(self) -> bool:
+        """Whether the schedule is the paper's."""
+        return self.params.protocol == "paper"
+
+    @property
     def schedule(self) -> str:
         """For people: `paper`, or another protocol with its number of rounds; and the precision, if it is
         another than float32.
         """
-        protocol = self.params.protocol
         precisions = {record["params"].get("precision", "fp32") for record in self.records} - {"fp32"}
-        length = [] if protocol == "paper" else [f"{self.rounds} rounds"]
-        return ", ".join([protocol, *length, *sorted(precisions)])
+        length = [] if self.full else [f"{self.rounds} rounds"]
+        return ", ".join([self.params.protocol, *length, *sorted(precisions)])
 
     @property
     def state(self) -> str:
@@ -141,49 +143,51 @@ class Evidence:
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
-        found: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+        found: dict[str, dict[tuple[str, int], list[Record]]] = defaultdict(lambda: defaultdict(list))
         for record in records:
             params = RunParams.model_validate(record["params"])
-            found[question(params)][json.dumps(how_long(params))].append(record)
-        self.answers = {
-            asked: {schedule: answer_of(some) for schedule, some in by_schedule.items()}
-            for asked, by_schedule in found.items()
-        }
+            # Who looks more often finds a better best.
+            found[question(params)][how_long(params), params.eval_every].append(record)
+        self.answers = {asked: [answer_of(some) for some in runs.values()] for asked, runs in found.items()}
 
     def all_answers(self) -> Iterator[Answer]:
         """Every answer to every question."""
-        for by_schedule in self.answers.values():
-            yield from by_schedule.values()
+        for answers in self.answers.values():
+            yield from answers
 
     def answers_to(self, params: RunParams) -> list[Answer]:
-        """Everything that answers what a run asks: an answer for each schedule."""
-        return list(self.answers.get(question(params), {}).values())
-
-    def answer(self, params: RunParams, rounds: int | None = None) -> Answer | None:
-        """The best answer to what a run asks: of today's code rather than of older one, by the run's own
-        schedule rather than by another, of many rounds rather than of few. None if there is none, or none of
-        so many `rounds`.
+        """Everything that answers what a run asks: an answer for each schedule, and for each number of rounds
+        between evaluations.
         """
-        answers = (one for one in self.answers_to(params) if rounds in (None, one.rounds))
+        return self.answers.get(question(params), [])
+
+    def answer(self, params: RunParams, schedule: str | None = None) -> Answer | None:
+        """The best answer to what a run asks: of today's code rather than of older one, by the run's own
+        schedule rather than by another, of many rounds and of many seeds rather than of few, evaluated as
+        often as usual. None if there is none, or none by a certain `schedule` (see `how_long`).
+        """
+        answers = (one for one in self.answers_to(params) if schedule in (None, how_long(one.params)))
         return max(answers, key=lambda one: rank(one, params), default=None)
 
-    def usual_rounds(self, asked: Iterable[RunParams]) -> int | None:
-        """For how many rounds most of some runs were run, whatever else they were run for; the larger number
-        of equally frequent ones, and None if no one was.
+    def usual_schedule(self, asked: Iterable[RunParams]) -> str | None:
+        """By which schedule most of some runs were run, whatever others they were run by; the longest of
+        equally frequent ones, and None if no one was run. See `how_long`.
         """
-        counts = Counter(rounds for run in asked for rounds in {one.rounds for one in self.answers_to(run)})
-        return max(counts, key=lambda rounds: (counts[rounds], rounds), default=None)
+        found = [{how_long(one.params): one.rounds for one in self.answers_to(run)} for run in asked]
+        counts = Counter(schedule for schedules in found for schedule in schedules)
+        rounds = {schedule: length for schedules in found for schedule, length in schedules.items()}
+        return max(counts, key=lambda schedule: (counts[schedule], rounds[schedule]), default=None)
 
     def comparable(self, asked: Sequence[RunParams]) -> list[Answer | None]:
-        """An answer to each of some runs that are to be compared with one another: for equally many rounds,
-        as many as most of them, where there is one; else the best one.
+        """An answer to each of some runs that are to be compared with one another: by one schedule, that of
+        most of them, where there is one; else the best one.
         """
-        rounds = self.usual_rounds(asked)
-        return [self.answer(run, rounds) or self.answer(run) for run in asked]
+        schedule = self.usual_schedule(asked)
+        return [self.answer(run, schedule) or self.answer(run) for run in asked]
 
 
 def answer_of(records: Iterable[Record]) -> Answer:
-    """Runs of one schedule, one for each seed, though a seed may have been run in several ways."""
+    """Runs of one schedule, one for each seed, though a seed may have been run in several precisions."""
     by_seed: dict[int, Record] = {}
     for record in sorted(records, key=how_unusual):
         by_seed.setdefault(int(record["params"]["seed"]), record)
@@ -191,17 +195,14 @@ def answer_of(records: Iterable[Record]) -> Answer:
     return Answer(tuple(record for _, record in sorted((current or by_seed).items())))
 
 
-def how_unusual(record: Record) -> tuple[bool, bool, bool, str]:
-    """The more usual run is the smaller one: of today's code, evaluated as often as others, in float32.
-
-    Who looks more often finds a better best, so the answers are those that looked as often as others do.
-    """
+def how_unusual(record: Record) -> tuple[bool, bool, str]:
+    """The more usual run is the smaller one: of today's code, in float32."""
     params = RunParams.model_validate(record["params"])  # fills in what older records lack
-    looks = params.eval_every != usual_eval_every(params.rounds)
-    return (state(record) == "stale", looks, params.precision != "fp32", str(record["run_id"]))
+    return (state(record) == "stale", params.precision != "fp32", str(record["run_id"]))
 
 
-def rank(answer: Answer, asked: RunParams) -> tuple[bool, bool, int, int]:
+def rank(answer: Answer, asked: RunParams) -> tuple[bool, bool, int, int, bool]:
     """The better answer to what was asked is the larger one."""
     as_asked = how_long(answer.params) == how_long(asked)
-    return (answer.state != "stale", as_asked, answer.rounds, len(answer.records))
+    usual_looks = answer.params.eval_every == usual_eval_every(answer.rounds)
+    return (answer.state != "stale", as_asked, answer.rounds, len(answer.records), usual_looks)

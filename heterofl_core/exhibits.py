@@ -103,7 +103,7 @@ def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | No
     printed = "–" if paper is None else f"{paper:.{DECIMALS}f}"
     if answer is None:
         return dict.fromkeys(COLUMNS, "") | {"Paper": printed, "Ours": not_run(asked)}
-    found, as_long = estimate(answer.values(metric)), answer.params.protocol == "paper"
+    found, as_long = estimate(answer.values(metric)), answer.full
     return {
         "Paper": printed,
         "Ours": linked(answer, f"{found.mean:.{DECIMALS}f}{MARKS[answer.state]}"),
@@ -154,7 +154,7 @@ def sub_models(metric: str) -> Styler | HTML:
             "Level": level,
             "Its slice": f"{sliced:.{DECIMALS}f}",
             "Alone": "not run" if math.isnan(alone) else f"{alone:.{DECIMALS}f}",
-            "Better by": "–" if math.isnan(gain) else signed(gain),
+            "Better by": signed(gain),
             "±": "" if math.isnan(half_width) else f"{half_width:.{DECIMALS}f}",
             "Seeds": str(seeds),
             "Schedule": answer.schedule,

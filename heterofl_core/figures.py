@@ -137,13 +137,10 @@ def curve(rounds: pd.DataFrame) -> Figure:
 
 
 def mark_decays(rounds: pd.DataFrame, *plots: Plot) -> None:
-    """A dotted line where the learning rate decayed."""
-    for before, after, lr, next_lr in zip(
-        rounds["round"], rounds["round"][1:], rounds["lr"], rounds["lr"][1:], strict=False
-    ):
-        if next_lr < lr:
-            for plot in plots:
-                plot.axvline((before + after) / 2, color="#999999", linestyle=":", linewidth=1)
+    """A dotted line where the learning rate decayed, which is right after an evaluated round."""
+    for last in rounds.loc[rounds["lr"].shift(-1) < rounds["lr"], "round"]:
+        for plot in plots:
+            plot.axvline(last + 0.5, color="#999999", linestyle=":", linewidth=1)
 
 
 def nothing_run() -> Figure:

@@ -150,7 +150,9 @@ def words(verdict: str) -> list[str]:
 
 
 def scatter() -> Styler:
-    """What the intervals rest on: how much runs of a kind scatter beside what setting and seed explain."""
+    """How much runs of a kind scatter beside what setting and seed explain, where its own settings tell; an
+    interval rests on that, or on a fit of both of its kinds together, or on shorter runs.
+    """
     rows = [
         {
             "Data": f"{dataset_title(noise.dataset)}, {noise.partition}",

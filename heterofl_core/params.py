@@ -232,6 +232,11 @@ class RunParams(BaseModel):
         """M_t = max(C·M, 1): clients that are active in a round."""
         return max(round_half_up(self.participation * self.num_clients), 1)
 
+    @property
+    def has_personal_models(self) -> bool:
+        """Whether each client keeps layers of its own, or a whole model: there is no global model then."""
+        return self.method in ("standalone", "lg-fedavg")
+
     def is_evaluated(self, round: int) -> bool:
         """Every `eval_every` rounds, at each milestone, and in the end."""
         return round % self.eval_every == 0 or round in self.milestones or round == self.rounds

@@ -32,7 +32,7 @@ PERSONAL_MB = {"mlp": 3, "cnn": 6, "preresnet18": 37}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Workload:
     """The runs of some studies, and which of them still have to be done.
 
     Attributes:
@@ -80,7 +80,7 @@ class Plan:
     def memory_mb(self, run_id: str) -> int:
         """The memory that a run asks a cluster for; clients' own models are kept, and sent to the workers."""
         params = self.runs[run_id]
-        personal = params.num_clients if params.method in ("standalone", "lg-fedavg") else 0
+        personal = params.num_clients if params.has_personal_models else 0
         models = 2 * personal * PERSONAL_MB.get(params.arch, 0)
         return MEMORY_MB.get(params.dataset, OWN_MB) + self.workers * WORKER_MB + models
 
@@ -90,7 +90,7 @@ def as_options(settings: Sequence[str]) -> list[str]:
     return [word for text in settings for word in ("-p", text)]
 
 
-def plan(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> Plan:
+def workload(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> Workload:
     """What has to be done.
 
     Args:
@@ -111,7 +111,7 @@ def plan(studies: Sequence[str], settings: Sequence[str], redo_stale: bool) -> P
     redone = frozenset(
         run_id for run_id, status in statuses.items() if redo_stale and status.state == "stale"
     )
-    return Plan(
+    return Workload(
         runs={run_id: status.params for run_id, status in statuses.items()},
         open=tuple(run_id for run_id, status in statuses.items() if status.is_open or run_id in redone),
         force=redone,
@@ -139,7 +139,8 @@ def newest_record() -> list[Path]:
 
 def book_sources() -> list[Path]:
     """What the book is made of, beside the records."""
-    patterns = ("*.md", "*.yml", "*.bib", "decisions/*", "report/*", "_ext/*", "_static/*", "figures/*")
+    texts = ("*.md", "*.yml", "*.bib", "chapters/*", "decisions/*", "report/*")
+    patterns = (*texts, "_ext/*", "_static/*", "figures/*")
     folders = [PARAMS, *(outputs_folder() / name for name in ("course", "bench", "equivalent", "confusions"))]
     found = [path for pattern in patterns for path in BOOK.glob(pattern)]
     found += [path for folder in folders for path in folder.rglob("[!.]*")]  # none that is being written
@@ -152,7 +153,7 @@ def snakemake_command(
     """The command line that does some studies.
 
     Args:
-        studies, settings, redo_stale: see `plan`.
+        studies, settings, redo_stale: see `workload`.
         profile: a folder in `workflow/profiles/` for a cluster, or a path; none for this machine.
 
     Raises:

@@ -1,5 +1,7 @@
 """Numbers as tables print them. Nothing here needs more than Python."""
 
+import math
+
 
 def magnitude(value: float) -> str:
     """A count as the paper prints it: 6.6 K, 9.6 M."""
@@ -10,5 +12,5 @@ def magnitude(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference, with its sign and two decimals."""
-    return f"{value:+.2f}".replace("-", "−")
+    """A difference, with its sign and two decimals; a dash where there is none (NaN)."""
+    return "–" if math.isnan(value) else f"{round(value, 2) or 0.0:+.2f}".replace("-", "−")  # no −0.00

@@ -20,6 +20,9 @@ from heterofl_core.errors import InputError
 from heterofl_core.files import atomic, to_disk, write_text
 from heterofl_core.folders import outputs_folder
 
+Record = Mapping[str, Any]
+"""What `record.json` holds."""
+
 MEASURED = ("seconds", "training_seconds", "evaluation_seconds", "peak_memory_mb", "finished_at")
 """What differs between two executions of one run on one machine; all else in its record is the same."""
 
@@ -116,7 +119,7 @@ def write_run(record: dict[str, Any], rounds: pd.DataFrame) -> None:
     """Writes the curve, then the record with a digest of both: a record never stands without its curve.
 
     An old record goes before the new curve comes, so that a run that is killed in between goes on from its
-    checkpoint.
+    checkpoint. What was made of the old record goes with it.
     """
     run_id, curve = record["run_id"], rounds_text(rounds)
     sealed = record | {"digest": digest(record, curve)}
@@ -125,7 +128,8 @@ def write_run(record: dict[str, Any], rounds: pd.DataFrame) -> None:
         with atomic(rounds_path(run_id)) as new_curve:
             new_curve.write_text(curve, encoding="utf-8")
             to_disk(new_curve)
-            record_path(run_id).unlink(missing_ok=True)
+            for old in (record_path(run_id), executed_path(run_id), confusions_path(run_id)):
+                old.unlink(missing_ok=True)
 
 
 def rounds_text(rounds: pd.DataFrame) -> str:

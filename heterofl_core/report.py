@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from heterofl_core.evidence import Evidence, state
@@ -15,7 +16,7 @@ from heterofl_core.paper import CELLS, paper_value
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records, engine_of_record, read_rounds, results_table
 from heterofl_core.status import STATES
-from heterofl_core.tables import printed, run_link, searchable
+from heterofl_core.tables import printed, run_link, searchable, unless_empty
 from heterofl_core.titles import title_of, variation
 
 SETTINGS = ["run_id", "dataset", "partition", "levels", "assignment", "protocol", "rounds", "seed"]
@@ -63,7 +64,8 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The run's settings, `variation`, `metric`, `best`, `final`, `paper`, `difference` (best - paper) and
-        `state`; `paper` and `difference` are missing where the paper has no such cell.
+        `state`; `paper` and `difference` are missing where the paper has no such cell, the difference also
+        where the run has another schedule.
     """
     papers_partitions = {partition for partition, _ in CELLS}
     rows = [
@@ -83,7 +85,7 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
     ]
     columns = [*SETTINGS, "variation", "metric", "best", "final", "state", "paper"]
     table = pd.DataFrame(rows, columns=columns).astype({"paper": float})
-    table["difference"] = table["best"] - table["paper"]
+    table["difference"] = (table["best"] - table["paper"]).where(table["protocol"] == "paper")
     order = ["dataset", "partition", "variation", "levels", "metric", "protocol", "rounds", "seed"]
     return table.sort_values(order, ignore_index=True)
 
@@ -171,21 +173,22 @@ def sub_models_of(record: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("level")
 
 
-def costs(runs: pd.DataFrame) -> Styler:
+def costs(runs: pd.DataFrame) -> Styler | HTML:
     """What each recorded run took, the longest first."""
-    table = pd.DataFrame(
+    rows: list[dict[str, Any]] = [
         {
-            "run": [title_of(run) for run in each_run(runs)],
-            "minutes": (runs["seconds"] / 60).round(1),
-            "of it evaluation": (runs["evaluation_seconds"] / 60).round(1),
-            "seconds a round": (runs["training_seconds"] / runs["rounds_done"]).round(1),
-            "memory (MB)": runs["peak_memory_mb"],
-            "processes": runs["workers"],
-            "on": runs["device"],
+            "run": title_of(run),
+            "minutes": run["seconds"] / 60,
+            "of it evaluation": run["evaluation_seconds"] / 60,
+            "seconds a round": run["training_seconds"] / run["rounds_done"],
+            "memory (MB)": run["peak_memory_mb"],
+            "processes": run["workers"],
+            "on": run["device"],
         }
-    )
-    longest_first = table.sort_values("minutes", ascending=False, ignore_index=True)
-    return printed(longest_first).format(precision=1)
+        for run in each_run(runs)
+    ]
+    rows.sort(key=lambda row: -row["minutes"])
+    return unless_empty(printed(pd.DataFrame(rows)).format(precision=1))
 
 
 def states() -> Styler:

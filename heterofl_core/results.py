@@ -40,25 +40,34 @@ def to_do(status: RunStatus) -> bool:
     return status.state in ("missing", "stopped", "failed", "stale")
 
 
-def seconds_left(status: RunStatus, timings: Timings) -> float:
-    """What the run still takes on this machine, at most: by the plain loop, from its checkpoint on."""
+def seconds_left(status: RunStatus, timings: Timings, workers: int | None = None) -> float:
+    """What the run still takes on this machine, at most: by the plain loop, from its checkpoint on.
+
+    Args:
+        workers: processes of the run; None for as many as there are cores.
+    """
     done = status.rounds_done / status.params.rounds if status.state == "stopped" else 0.0
-    return (seconds_of(status.params, timings) or 0.0) * (1 - done)
+    return (seconds_of(status.params, timings, workers) or 0.0) * (1 - done)
 
 
 def next_run(
-    runs: Sequence[RunParams], seconds: float, timings: Timings, failed: set[str]
+    runs: Sequence[RunParams],
+    seconds: float,
+    timings: Timings,
+    failed: set[str],
+    workers: int | None = None,
 ) -> RunStatus | None:
     """The first run of a plan that is to be done and fits the time; None if there is none.
 
     Args:
         seconds: that are left.
         failed: ids of runs that failed before; they are left out.
+        workers: see `seconds_left`.
     """
     for params in runs:
         if params.run_id not in failed:
             status = status_of(params)
-            if to_do(status) and seconds_left(status, timings) <= seconds:
+            if to_do(status) and seconds_left(status, timings, workers) <= seconds:
                 return status
     return None
 
@@ -85,13 +94,15 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
         raise InputError(f"hours {hours} is not allowed; it must be above 0")
     if execution.force:
         raise InputError("force True is not for results; allowed is study --force")
+    workers = execution.workers
     runs, end = read_plan(plan, **changes).runs, time.monotonic() + hours * HOUR
     timings = timings_for(runs)
     done: list[str] = []
     failed: set[str] = set()
-    while status := next_run(runs, end - time.monotonic(), timings, failed):
+    while status := next_run(runs, end - time.monotonic(), timings, failed, workers):
         params = status.params
-        print(f"{params.run_id}: at most {seconds_left(status, timings) / 60:.0f} minutes", flush=True)
+        minutes = seconds_left(status, timings, workers) / 60
+        print(f"{params.run_id}: at most {minutes:.0f} minutes", flush=True)
         try:
             how = execution.model_copy(update={"force": status.state == "stale"})
             run_notebook(telling(params) | how.model_dump(exclude_defaults=True))

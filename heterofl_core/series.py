@@ -6,7 +6,7 @@ import math
 import pandas as pd
 
 from heterofl_core.differences import half_width, pair_noise
-from heterofl_core.evidence import Answer, Evidence, estimate
+from heterofl_core.evidence import Answer, Evidence, estimate, how_long
 from heterofl_core.levels import LEVELS
 from heterofl_core.paper import paper_value
 from heterofl_core.params import RunParams, run_params
@@ -26,8 +26,7 @@ def mixed(dataset: str, partition: str, pair: tuple[str, str], tenths: int) -> R
 def interpolation(evidence: Evidence, dataset: str, partition: str, metric: str) -> pd.DataFrame:
     """The points of Figures 2 to 8, from no client at the larger level to all.
 
-    All points of ours have equally many rounds: as many as most mixes were run for, or most of the ends where
-    no mix was run.
+    All points of ours have one schedule: that of most mixes, or of most of the ends where no mix was run.
 
     Returns:
         Columns `large`, `small`, `share` (percent of the clients at the larger level), `value`, `half_width`
@@ -40,13 +39,13 @@ def interpolation(evidence: Evidence, dataset: str, partition: str, metric: str)
     mixes, ends = (
         [run for (_, tenths), run in asked.items() if (0 < tenths < 10) == inner] for inner in (True, False)
     )
-    rounds = evidence.usual_rounds(mixes) or evidence.usual_rounds(ends)
+    schedule = evidence.usual_schedule(mixes) or evidence.usual_schedule(ends)
     rows = []
     for ((large, small), tenths), run in asked.items():
         place = {"large": large, "small": small, "share": 10 * tenths}
         if (paper := paper_value(run, metric)) is not None:
             rows.append(place | {"value": paper, "whose": "paper"})
-        if rounds and (answer := evidence.answer(run, rounds)):
+        if schedule and (answer := evidence.answer(run, schedule)):
             found = estimate(answer.values(metric))
             ours = {"value": found.mean, "half_width": found.half_width, "schedule": answer.schedule}
             rows.append(place | ours | {"whose": "ours"})
@@ -65,7 +64,7 @@ def half_and_half(dataset: str, partition: str, pair: tuple[str, str]) -> dict[s
 
 def pair_curves(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
     """The evaluated rounds of all runs of Figures 9 to 11 that there are, seed 0 or the first one; the two of
-    a pair for equally many rounds, if there are such.
+    a pair by one schedule, if there are such.
 
     Returns:
         The columns of `rounds.csv`, and `large`, `small`, `assignment` and `schedule`.
@@ -89,7 +88,7 @@ def curve_of(answer: Answer) -> pd.DataFrame:
 def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
     """What a client of each level would use, beside a federation of that level alone.
 
-    Slice and level alone are of the same seeds and after equally many rounds. With IID data Local accuracy is
+    Slice and level alone are of the same seeds and by the same schedule. With IID data Local accuracy is
     Global accuracy, and is left out.
 
     Returns:
@@ -109,9 +108,10 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
                 of_the_mix = {"levels", "assignment", "trace"}
                 settings = answer.params.model_dump(exclude=of_the_mix, exclude_none=True)
                 alone_run = run_params(**settings, levels=level)
-                alone_answer = evidence.answer(alone_run, answer.rounds)
+                alone_answer = evidence.answer(alone_run, how_long(answer.params))
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
-                noise, freedom = pair_noise(evidence, answer.params, alone_run, metric, answer.rounds)
+                both = (answer.params, alone_run)
+                noise, freedom = pair_noise(evidence, both, metric, "final", answer.rounds)
                 a_pair = half_width(noise, freedom, pairs=1)
                 rows.append(
                     {"answer": answer, "level": level} | slice_beside_alone(sliced, alone, metric, a_pair)
@@ -156,7 +156,7 @@ def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: st
     """What the smaller of two levels can use, as more clients have the larger one for good.
 
     Where nobody has it, that is the final model of the level alone, with the mixes' seeds; from there on the
-    level's slice of the final global model. All points have equally many rounds: as many as most mixes.
+    level's slice of the final global model. All points have one schedule: that of most mixes.
 
     Returns:
         Columns `large`, `small`, `share` (percent of the clients at the larger level), `value`, `half_width`
@@ -164,15 +164,15 @@ def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: st
         run.
     """
     runs = {pair: [mixed(dataset, partition, pair, tenths) for tenths in range(1, 10)] for pair in PAIRS}
-    rounds = evidence.usual_rounds(itertools.chain(*runs.values()))
+    schedule = evidence.usual_schedule(itertools.chain(*runs.values()))
     rows: list[tuple[str, str, int, list[float], str]] = []
-    for (large, small), mixes in runs.items() if rounds else ():
-        answers = {10 * tenths: evidence.answer(run, rounds) for tenths, run in enumerate(mixes, 1)}
+    for (large, small), mixes in runs.items() if schedule else ():
+        answers = {10 * tenths: evidence.answer(run, schedule) for tenths, run in enumerate(mixes, 1)}
         found = {
             share: answer for share, answer in answers.items() if answer and slices(answer, small, metric)
         }
         seeds = {seed for answer in found.values() for seed in answer.seeds}
-        if found and (alone := evidence.answer(mixed(dataset, partition, (large, small), 0), rounds)):
+        if found and (alone := evidence.answer(mixed(dataset, partition, (large, small), 0), schedule)):
             own = [value for seed, value in alone.by_seed(metric, "final").items() if seed in seeds]
             rows += [(large, small, 0, own, alone.schedule)] if own else []
         rows += [
@@ -188,7 +188,7 @@ def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: st
 
 def spendings(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
     """The evaluated rounds of single levels, and of each mixed with level e, beside what they cost so far;
-    for equally many rounds, as far as there are such runs.
+    by one schedule, as far as there are such runs.
 
     Returns:
         The columns of `rounds.csv`, and `levels`, `schedule`, `sent_mb` (to the clients and back) and

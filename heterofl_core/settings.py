@@ -105,7 +105,7 @@ def command(params: RunParams) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads the parameters of one run from a YAML file.
+    """Reads names and values, such as the parameters of a run or a study, from a YAML file.
 
     Raises:
         InputError: the file cannot be read, or is no mapping of names to values.
@@ -113,9 +113,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"parameter file {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"parameter file {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"file {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"parameter file {path} must hold lines of the form 'name: value'")
+        raise InputError(f"file {path} must hold lines of the form 'name: value'")
     return values

@@ -3,6 +3,7 @@
 outputs/bench/rounds.csv     the reference and our ways: training, evaluation and whole rounds
 outputs/bench/ways.csv       other ways to execute the steps of small models
 outputs/bench/roofline.csv   each step's floor on that machine
+outputs/bench/vocabularies.csv   what a client of WikiText2 receives, with all words and with its own
 outputs/bench/machine.json   the machine, versions and commit of each
 """
 

@@ -30,7 +30,9 @@ REPEATS = 4  # of which the first one warms up
 
 
 def macs_of(params: RunParams) -> float:
-    """Multiply-accumulates of training and evaluation of a run; text is trained on a client's words only."""
+    """Multiply-accumulates of training and evaluation of a run, without those of attention as in the paper's
+    tables; text is trained on a client's words only.
+    """
     mix, work = Mix.parse(params.levels), work_of(params)
     own_words = {"num_tokens": CLIENT_WORDS} if params.dataset == "wikitext2" else {}
 

@@ -90,11 +90,13 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
         if rounds == record["rounds_done"] and "sub_models" in record:
             now = federation.evaluate_sub_models(state.weights, workers, engine)
             curve.append(side_by_side_slices(rounds, record["sub_models"], now))
-    return Verification(
-        rounds,
-        pd.concat(curve, ignore_index=True),
-        {name: (record[name], value) for name, value in provenance().items() if record[name] != value},
-    )
+    return Verification(rounds, pd.concat(curve, ignore_index=True), changed_since(record))
+
+
+def changed_since(record: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What of a record's provenance is otherwise now: name, then and now."""
+    here = provenance() | ({"device": gpu()} if device_of_record(record) == "cuda" else {})
+    return {name: (record[name], value) for name, value in here.items() if record[name] != value}
 
 
 @contextmanager

@@ -212,7 +212,7 @@ def test_a_dry_run_times_nothing_and_keeps_old_markers(
         ([], "no study is named; there are ablation, "),
         (["table8"], "study 'table8' is unknown; allowed are "),
         (["table5", "-p", "lvels=a"], "parameter 'lvels' (value 'a') is unknown; did you mean 'levels'?"),
-        (["table5", "-f", "nowhere.yaml"], "parameter file nowhere.yaml cannot be read: No such file "),
+        (["table5", "-f", "nowhere.yaml"], "file nowhere.yaml cannot be read: No such file "),
         (["table5", "-p", "force=true"], "force True is not for pipeline; allowed is --redo-stale, "),
         (["table7", "--profile", "slrum"], "profile 'slrum' is unknown; allowed are kubernetes, slurm, or "),
     ],
@@ -232,7 +232,7 @@ def test_a_pipeline_that_cannot_be_is_refused_before_anything_is_timed(
         (["-p", "lvels=a"], "parameter 'lvels' (value 'a') is unknown; did you mean 'levels'?"),
         (["-p", "levels=q"], "levels 'q' is not a mix of levels a to e from large to small, "),
         (["-p", "workers=0"], "parameter 'workers' has the value 0, which is not allowed: "),
-        (["-f", "nowhere.yaml"], "parameter file nowhere.yaml cannot be read: No such file or directory"),
+        (["-f", "nowhere.yaml"], "file nowhere.yaml cannot be read: No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -318,7 +318,7 @@ def test_cost_prints_the_31_mixes(
             [*DIGITS, "-p", "method=fedavg", "-p", "levels=a-e"],
             "levels 'a-e' is a mix, but method fedavg allows one level only",
         ),
-        (["-f", "nowhere.yaml"], "parameter file nowhere.yaml cannot be read: No such file or directory"),
+        (["-f", "nowhere.yaml"], "file nowhere.yaml cannot be read: No such file or directory"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,
 )

@@ -33,7 +33,7 @@ def found(records: list[dict[str, Any]]) -> Difference:
 
 
 def noise_of(records: list[dict[str, Any]], rounds: int = PARAMS.rounds) -> tuple[float, float]:
-    return pair_noise(Evidence(records), PARAMS, SMALLER, "global_accuracy", rounds)
+    return pair_noise(Evidence(records), (PARAMS, SMALLER), "global_accuracy", "best", rounds)
 
 
 # The difference
@@ -68,7 +68,9 @@ def test_runs_without_a_seed_in_common_are_not_compared() -> None:
     assert difference(Evidence(records), PARAMS, SMALLER, "global_accuracy") is None
 
 
-@pytest.mark.parametrize("other", [{"protocol": "short"}, {"lr": 1.0}, {"milestones": [7]}])
+@pytest.mark.parametrize(
+    "other", [{"protocol": "short"}, {"lr": 1.0}, {"milestones": [7]}, {"eval_every": 1}]
+)
 def test_settings_of_other_schedules_are_not_compared(other: dict[str, Any]) -> None:
     evidence = Evidence([a_record(), a_record(levels="e", **other)])
     assert difference(evidence, PARAMS, SMALLER, "global_accuracy") is None
@@ -175,7 +177,7 @@ def test_an_unsteady_kind_widens_the_interval_as_in_welchs_test() -> None:
     wild = runs({"e": [60.0, 66.0, 63.0]}, norm="none")
     worse = run_params(dataset="mnist", levels="e", norm="none")
     evidence = Evidence([*runs(rows), *wild])
-    noise, freedom = pair_noise(evidence, PARAMS, worse, "global_accuracy", PARAMS.rounds)
+    noise, freedom = pair_noise(evidence, (PARAMS, worse), "global_accuracy", "best", PARAMS.rounds)
     # Of the wild setting's (-3, 3, 0) two thirds are left there, minus a third in both of the steady ones.
     steady, unsteady = 2 * (1 + 1) / (8 / 3), (4 + 4) / (4 / 3)
     assert noise == pytest.approx(math.sqrt(steady + unsteady))
@@ -190,6 +192,11 @@ def test_a_run_that_diverged_leaves_its_kind_without_an_interval(lost: float) ->
     assert math.isnan(found(runs(steady | {"b": [98.0, lost]})).half_width)
     other = runs({"b": [60.0, lost]}, norm="none")
     assert found([*runs(steady), *other]).half_width == found(runs(steady)).half_width > 0
+
+
+def test_settings_that_diverged_with_different_seeds_have_no_difference() -> None:
+    answer = found(runs({"a-e": [97.0, math.inf], "e": [math.inf, 94.0]}))
+    assert (answer.pairs, math.isnan(answer.value), math.isnan(answer.half_width)) == (2, True, True)
 
 
 def test_the_noises_are_listed_by_kind_with_what_they_rest_on() -> None:

@@ -55,8 +55,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         pytest.param(
             {"dataset": "digits", "levels": "a-e", "protocol": "smoke"},
-            # 2 rounds of 10 clients with 14.37 images, one epoch of 3 steps; 2 passes
-            Work(2 * 10 * 3, 5, 2 * 10 * 14.37, 2 * (360 + 1437)),
+            # 2 rounds of 10 clients with 14.37 images, one epoch of 3 steps; 2 passes, and one of e's slice
+            Work(2 * 10 * 3, 5, 2 * 10 * 14.37, 3 * (360 + 1437)),
             id="the last batch may be smaller",
         ),
         pytest.param(
@@ -119,19 +119,30 @@ def test_a_timing_is_that_of_one_model_on_one_data_set(params: RunParams, level:
 
 
 def test_time_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """600,000 steps, half of them at each level, and 2,800,000 forward passes of the larger one; 4 cores."""
+    """600,000 steps, half of them at each level, and 41 times 70,000 forward passes of the larger one: of its
+    40 models, and of the last one's slice; 4 cores.
+    """
     monkeypatch.setattr("joblib.cpu_count", lambda: 4)
     seconds = seconds_of(mnist(), TIMINGS)
-    assert seconds == pytest.approx((600_000 * (0.3 + 0.1) / 2 + 2_800_000 * 0.01) / 4, rel=1e-12)
+    assert seconds == pytest.approx((600_000 * (0.3 + 0.1) / 2 + 2_870_000 * 0.01) / 4, rel=1e-12)
     uneven = seconds_of(mnist(levels="a1-e9"), TIMINGS)
-    assert uneven == pytest.approx((600_000 * (0.03 + 0.09) + 2_800_000 * 0.01) / 4, rel=1e-12)
+    assert uneven == pytest.approx((600_000 * (0.03 + 0.09) + 2_870_000 * 0.01) / 4, rel=1e-12)
 
 
 def test_more_cores_than_clients_of_a_round_help_evaluation_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten clients a round on 40 cores."""
     monkeypatch.setattr("joblib.cpu_count", lambda: 40)
     seconds = seconds_of(mnist(), TIMINGS)
-    assert seconds == pytest.approx(600_000 * (0.3 + 0.1) / 2 / 10 + 2_800_000 * 0.01 / 40, rel=1e-12)
+    assert seconds == pytest.approx(600_000 * (0.3 + 0.1) / 2 / 10 + 2_870_000 * 0.01 / 40, rel=1e-12)
+
+
+@pytest.mark.parametrize(("workers", "used"), [(1, 1), (3, 3), (None, 4), (9, 4)])
+def test_a_run_may_have_fewer_processes_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, used: int
+) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    seconds = seconds_of(mnist(), TIMINGS, workers)
+    assert seconds == pytest.approx((600_000 * (0.3 + 0.1) / 2 + 2_870_000 * 0.01) / used, rel=1e-12)
 
 
 @pytest.mark.parametrize("missing", TIMINGS)
@@ -221,7 +232,7 @@ def test_the_command_status_works_there_too(outputs: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("table5: 62 runs: 62 missing; ")
+    assert done.stdout.startswith("table5 (Combinations of levels on MNIST): 62 runs: 62 missing; ")
     assert not outputs.exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from heterofl_core.evidence import Answer, Evidence, estimate, question, state
+from heterofl_core.evidence import Answer, Evidence, estimate, how_long, question, state
 from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
 
@@ -128,12 +128,38 @@ def test_a_record_of_before_there_were_precisions_is_read() -> None:
     assert answer_to(older, a_record(91.0, precision="bf16")).values("global_accuracy") == [90.0]
 
 
-def test_an_answer_of_so_many_rounds_can_be_asked_for() -> None:
+def test_an_answer_by_a_certain_schedule_can_be_asked_for() -> None:
     evidence = Evidence([a_record(), a_record(protocol="short")])
-    short = evidence.answer(PARAMS, rounds=20)
+    short = evidence.answer(PARAMS, how_long(run_params(dataset="mnist", levels="a", protocol="short")))
     assert short is not None
     assert short.schedule == "short, 20 rounds"
-    assert evidence.answer(PARAMS, rounds=21) is None
+    assert not short.full
+    assert evidence.answer(PARAMS, how_long(run_params(dataset="mnist", levels="a", rounds=20))) is None
+
+
+def test_runs_that_looked_at_the_test_set_equally_often_are_one_answer() -> None:
+    """More seeds count more than the usual number of looks."""
+    evidence = Evidence([a_record(90.0), *(a_record(99.0, eval_every=1, seed=seed) for seed in (1, 2))])
+    assert sorted(one.seeds for one in evidence.answers_to(PARAMS)) == [[0], [1, 2]]
+    found = evidence.answer(PARAMS)
+    assert found is not None
+    assert found.seeds == [1, 2]
+
+
+def test_runs_to_be_compared_have_the_schedule_of_most_of_them() -> None:
+    """So many rounds with another learning rate are another schedule."""
+    asked = [run_params(dataset="mnist", levels=levels) for levels in ("a", "b", "c")]
+    wild: dict[str, Any] = {"protocol": "short", "lr": 1.0}
+    records = [
+        a_record(levels="a"),
+        a_record(levels="a", protocol="short"),
+        *(a_record(levels=levels, **wild) for levels in "bc"),
+    ]
+    more = [a_record(levels=levels, protocol="short") for levels in "bc"]
+    found = Evidence([*records, *more]).comparable(asked)
+    assert [one.params.lr for one in found if one] == [0.01, 0.01, 0.01]
+    found = Evidence(records).comparable(asked)
+    assert [(one.rounds, one.params.lr) for one in found if one] == [(200, 0.01), (20, 1.0), (20, 1.0)]
 
 
 def test_what_was_not_run_has_no_answer() -> None:

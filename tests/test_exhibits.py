@@ -279,7 +279,7 @@ def test_a_slice_stands_beside_its_level_alone_of_the_same_seeds() -> None:
     (row,) = numbers(found)
     # the final accuracies alone are 96.5 and 92 with the seeds 0 and 1: gains of 0.5 and -1
     mix, alone = (run_params(dataset="mnist", levels=levels) for levels in ("d-e", "e"))
-    noise, freedom = pair_noise(Evidence(records), mix, alone, "global_accuracy", 200)
+    noise, freedom = pair_noise(Evidence(records), (mix, alone), "global_accuracy", "final", 200)
     half_width = quantile(freedom) * noise / math.sqrt(2)
     assert row == {
         "level": "e",

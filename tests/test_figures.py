@@ -119,6 +119,12 @@ def test_every_metric_has_a_colour() -> None:
     assert list(figures.METRIC_COLOURS) == list(METRICS)
 
 
+def test_a_decay_is_marked_right_after_its_milestone() -> None:
+    """However far the next evaluated round is."""
+    figure = figures.curve(ROUNDS.assign(round=ROUNDS["round"] * 10))
+    assert np.array_equal(figure.axes[0].lines[-1].get_xdata(), [20.5, 20.5])
+
+
 def test_a_run_without_decay_has_no_mark() -> None:
     figure = figures.curve(ROUNDS.assign(lr=0.1))
     assert [len(plot.lines) for plot in figure.axes] == [2, 1]

@@ -925,12 +925,12 @@ def test_a_file_holds_names_and_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "parameter file {} cannot be read: No such file or directory"),
-        (b"levels: [a", "parameter file {} is not YAML: "),
-        (b"levels: \xff", "parameter file {} is not YAML: "),
-        (b"- a\n- b\n", "parameter file {} must hold lines of the form 'name: value'"),
-        (b"", "parameter file {} must hold lines of the form 'name: value'"),
-        (b"levels", "parameter file {} must hold lines of the form 'name: value'"),
+        (None, "file {} cannot be read: No such file or directory"),
+        (b"levels: [a", "file {} is not YAML: "),
+        (b"levels: \xff", "file {} is not YAML: "),
+        (b"- a\n- b\n", "file {} must hold lines of the form 'name: value'"),
+        (b"", "file {} must hold lines of the form 'name: value'"),
+        (b"levels", "file {} must hold lines of the form 'name: value'"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, sentence: str) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from heterofl_core import counts
 from heterofl_core.errors import InputError
-from heterofl_core.folders import PARAMS
+from heterofl_core.folders import BOOK, PARAMS
 from heterofl_core.params import Execution, RunParams, run_params
-from heterofl_core.pipeline import Plan, book_sources, plan, snakemake_command
+from heterofl_core.pipeline import Workload, book_sources, snakemake_command, workload
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import record_path, write_run
 from heterofl_core.settings import from_texts, split_settings
@@ -45,21 +45,21 @@ def write_record(params: RunParams, hash: str = "") -> None:
 
 def test_a_plan_has_the_runs_without_a_record(study: str) -> None:
     first, *rest = runs_of(study)
-    assert plan([study], [], redo_stale=False).open == tuple(params.run_id for params in (first, *rest))
+    assert workload([study], [], redo_stale=False).open == tuple(params.run_id for params in (first, *rest))
     write_record(first)
-    found = plan([study], [], redo_stale=False)
+    found = workload([study], [], redo_stale=False)
     assert found.open == tuple(params.run_id for params in rest)
     assert not found.force
     assert found.arguments(first.run_id)  # a job that starts late may find its run done by another
 
 
 def test_studies_that_share_runs_do_them_once(study: str) -> None:
-    assert len(plan([study, study], [], redo_stale=False).open) == 3
+    assert len(workload([study, study], [], redo_stale=False).open) == 3
 
 
 def test_settings_win_over_the_study_and_make_other_runs(study: str) -> None:
     write_record(runs_of(study)[0])
-    found = plan([study], ["seed=5", "workers=2"], redo_stale=False)
+    found = workload([study], ["seed=5", "workers=2"], redo_stale=False)
     assert [params.seed for params in found.runs.values()] == [5, 5, 5]
     assert found.workers == 2
 
@@ -68,8 +68,8 @@ def test_stale_runs_are_done_again_only_when_asked_for_and_then_by_force(study: 
     first, second, third = runs_of(study)
     write_record(first, hash="0123456789abcdef")
     write_record(second)
-    assert plan([study], [], redo_stale=False).open == (third.run_id,)
-    found = plan([study], [], redo_stale=True)
+    assert workload([study], [], redo_stale=False).open == (third.run_id,)
+    found = workload([study], [], redo_stale=True)
     assert found.open == (first.run_id, third.run_id)
     assert found.force == {first.run_id}
     assert found.arguments(first.run_id).endswith(" --force")
@@ -81,12 +81,12 @@ def test_nothing_is_planned_over_a_damaged_record(study: str) -> None:
     write_record(first)
     record_path(first.run_id).write_text("{}")
     with pytest.raises(InputError, match=rf"record .*{first.run_id}.* is damaged"):
-        plan([study], [], redo_stale=True)
+        workload([study], [], redo_stale=True)
     assert record_path(first.run_id).read_text() == "{}"
 
 
 def test_a_marker_counts_nothing_without_a_record(study: str) -> None:
-    found = plan([study], [], redo_stale=False)
+    found = workload([study], [], redo_stale=False)
     marker = found.markers()[0]
     marker.parent.mkdir(parents=True)
     marker.touch()
@@ -109,7 +109,7 @@ def test_wrong_input_is_refused_in_one_sentence(
     outputs: Path, studies: list[str], settings: list[str], sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        plan(studies, settings, redo_stale=False)
+        workload(studies, settings, redo_stale=False)
 
 
 def variants() -> list[RunParams]:
@@ -126,7 +126,7 @@ def variants() -> list[RunParams]:
 def test_the_arguments_of_each_run_lead_back_to_it() -> None:
     runs = {params.run_id: params for params in variants()}
     given = Execution(workers=3, backend="dask", checkpoint_every=1)
-    found = Plan(runs, open=(), force=frozenset(), execution=given)
+    found = Workload(runs, open=(), force=frozenset(), execution=given)
     for run_id, params in runs.items():
         words = shlex.split(found.arguments(run_id))
         assert set(words[::2]) == {"-p"}
@@ -139,7 +139,7 @@ def test_the_arguments_of_each_run_lead_back_to_it() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_run_on_a_gpu_asks_a_cluster_for_one(study: str, device: str) -> None:
     asked = {"cpu": {}, "cuda": {"gpu": 1, "gpu_manufacturer": "nvidia"}}
-    assert plan([study], [f"device={device}"], redo_stale=False).gpu == asked[device]
+    assert workload([study], [f"device={device}"], redo_stale=False).gpu == asked[device]
 
 
 def test_the_book_is_made_of_its_text_the_parameters_and_what_was_measured(outputs: Path) -> None:
@@ -151,6 +151,7 @@ def test_the_book_is_made_of_its_text_the_parameters_and_what_was_measured(outpu
     assert [path for path in found if outputs in path.parents] == measured
     named = ("claims.yaml", "schedules.yaml", "paper/table4.csv", "studies/table5.yaml")
     assert {PARAMS / name for name in named} <= set(found)
+    assert BOOK / "chapters" / "01-fedavg.md" in found
     assert all(path.is_file() for path in found)
 
 
@@ -193,7 +194,7 @@ def test_clients_with_models_of_their_own_ask_for_the_memory_of_all_of_them(
     asked = {}
     for method in ("standalone", "lg-fedavg", "fedavg"):
         params = run_params(dataset=dataset, levels="a", method=method, arch=arch)
-        one = Plan({params.run_id: params}, (params.run_id,), frozenset(), Execution(workers=1))
+        one = Workload({params.run_id: params}, (params.run_id,), frozenset(), Execution(workers=1))
         asked[method] = one.memory_mb(params.run_id)
     assert asked["standalone"] == asked["lg-fedavg"]
     assert asked["standalone"] - asked["fedavg"] >= 2 * 100 * counts.space_mb(layers)

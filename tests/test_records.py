@@ -17,7 +17,9 @@ from heterofl_core.records import (
     METRICS,
     all_records,
     collect,
+    confusions_path,
     digest,
+    executed_path,
     metrics,
     read_record,
     read_rounds,
@@ -117,6 +119,18 @@ def test_a_run_that_was_written_is_read_back(outputs: Path) -> None:
     assert record == a_record() | {"digest": digest(record, rounds_text(CURVE))}
     pd.testing.assert_frame_equal(read_rounds("one"), CURVE)
     assert sorted(outputs.rglob("*.*")) == [record_path("one"), rounds_path("one")]
+
+
+@pytest.mark.usefixtures("outputs")
+def test_what_was_made_of_an_older_record_goes_with_it() -> None:
+    """Its page would otherwise be that of another result."""
+    write_run(a_record(), CURVE)
+    made = (executed_path("one"), confusions_path("one"))
+    for path in made:
+        path.parent.mkdir()
+        path.touch()
+    write_run(a_record() | {"seconds": 2.0}, CURVE)
+    assert not any(path.exists() for path in made)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from heterofl_core.params import RunParams, run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import write_run
 from heterofl_core.status import STATES
+from heterofl_core.tables import NOT_RUN
 from heterofl_core.titles import variation
 
 CORE = Path(report.__file__).parent
@@ -247,9 +249,11 @@ def test_a_run_with_other_settings_has_no_cell_in_the_paper(settings: dict[str, 
 
 
 @pytest.mark.parametrize("settings", [{"protocol": "short"}, {"rounds": 3}, {"seed": 4}, {"levels": "e"}])
-def test_another_schedule_or_seed_is_compared_all_the_same(settings: dict[str, Any]) -> None:
+def test_another_schedule_stands_beside_the_paper_without_a_difference(settings: dict[str, Any]) -> None:
     row = report.beside_paper(pd.DataFrame([a_run(**settings)])).iloc[0]
     assert row["paper"] == printed("table5_mnist.csv", row["levels"], "iid_global_accuracy")
+    difference = 99.0 - row["paper"] if row["protocol"] == "paper" else math.nan
+    assert row["difference"] == pytest.approx(difference, nan_ok=True)
 
 
 @pytest.mark.parametrize("partition", ["non-iid-1", "dirichlet-0.5"])
@@ -386,9 +390,27 @@ def test_of_several_seeds_the_first_curve_is_shown_and_of_each_schedule_one() ->
 
 
 @pytest.mark.usefixtures("outputs")
-def test_without_runs_the_table_is_empty() -> None:
+def test_without_runs_the_tables_are_empty() -> None:
     assert report.results().empty
     assert report.table_of_runs(report.results()).to_html()
+    assert vars(report.costs(report.results()))["data"] == NOT_RUN
+
+
+def test_the_run_that_took_longest_stands_first() -> None:
+    measured = {
+        "evaluation_seconds": 30.0,
+        "rounds_done": 200,
+        "peak_memory_mb": 900,
+        "workers": 2,
+        "device": "x",
+    }
+    runs = [
+        a_run(seconds=seconds, levels=levels) | measured | {"training_seconds": seconds - 30}
+        for seconds, levels in ((90.0, "e"), (130.0, "a"))
+    ]
+    table = vars(report.costs(pd.DataFrame(runs)))["data"]
+    assert table["minutes"].tolist() == [pytest.approx(130 / 60), 1.5]
+    assert table["seconds a round"].tolist() == [0.5, 0.3]
 
 
 @pytest.mark.usefixtures("outputs")

@@ -1,5 +1,7 @@
 """Tables of the book: numbers stand below each other, and read as the paper prints them."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -18,7 +20,8 @@ def test_counts_read_as_the_paper_prints_them(value: float, text: str) -> None:
 
 
 def test_a_difference_has_a_sign_and_a_true_minus() -> None:
-    assert [signed(value) for value in (1.256, -0.5, 0)] == ["+1.26", "−0.50", "+0.00"]
+    values = (1.256, -0.5, 0, -0.001, math.nan)
+    assert [signed(value) for value in values] == ["+1.26", "−0.50", "+0.00", "+0.00", "–"]
 
 
 def test_numbers_stand_at_the_right_and_words_at_the_left() -> None:

@@ -16,7 +16,7 @@ from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.records import read_record, read_rounds, record_path, write_run
 from heterofl_core.runs import execute
-from heterofl_core.verify import Verification, verify, verify_stale
+from heterofl_core.verify import Verification, changed_since, verify, verify_stale
 
 PARAMS = run_params(
     dataset="digits",
@@ -128,6 +128,15 @@ def rewritten(folder: Path) -> Iterator[dict[str, Any]]:
 def test_rounds_without_anything_to_compare_are_refused(rounds: int) -> None:
     with pytest.raises(InputError, match=f"rounds {rounds} is not allowed; run {RUN} allows 2 to 4"):
         verify(RUN, rounds, ALONE)
+
+
+def test_the_gpu_is_compared_where_a_gpu_does_the_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heterofl_core.verify.gpu", lambda: "a GPU")
+    record = read_record(record_path(RUN))
+    processor = record["device"]
+    assert changed_since(record) == {}
+    assert changed_since(record | {"device": "a GPU"}) == {}
+    assert changed_since(record | {"device": "another GPU"}) == {"device": ("another GPU", processor)}
 
 
 def test_a_run_without_a_record_is_refused() -> None:
