@@ -49,7 +49,7 @@ status: .venv/installed ## Says how far a study is: done, running, failed, missi
 federation: .venv/installed ## Runs a real federation here, over TLS, one client of which dies: make federation P="--levels abcde"
 	PYTHONPATH=book/federation $(BIN)/python -m heterofl_flower $(P)
 
-test: .venv/installed ## Runs every check of the code, the notebooks and the book.
+test: .venv/installed ## Tests the code, the notebooks and the book.
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 federation-test: .venv/installed ## Tests the real federation from end to end, in minutes.
@@ -84,4 +84,4 @@ lock: ## Derives constraints.txt from the versions in pyproject.toml.
 	rm -rf .lock
 
 clean: ## Removes what a build makes anew; records and environment stay.
-	rm -rf book/_build book/executed book/course outputs/results.csv
+	rm -rf book/_build book/executed book/course book/instructors outputs/results.csv

@@ -68,7 +68,7 @@ def beside_defaults(params: RunParams) -> dict[str, Any]:
 
 def papermill_command(params: RunParams) -> str:
     """The shell command that has papermill execute the notebook of a run, anew even if it is recorded."""
-    lines = [f"papermill book/experiments/{notebook_of(params)}.ipynb run.ipynb -p force True"]
+    lines = [f".venv/bin/papermill book/experiments/{notebook_of(params)}.ipynb run.ipynb -p force True"]
     for name, value in (beside_defaults(params) | telling(params)).items():
         if isinstance(value, list):  # papermill's -p takes no lists
             lines.append(f"    -y '{{{name}: {value}}}'")

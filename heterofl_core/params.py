@@ -131,7 +131,7 @@ class RunParams(BaseModel):
         if dataset not in SCHEDULES["datasets"] and not is_own_dataset(dataset):
             raise InputError(
                 f"dataset {dataset!r} is unknown; allowed are {', '.join(SCHEDULES['datasets'])}, and "
-                "own-NAME for a folder of your own"
+                "own-NAME for a folder of your own (small letters, digits and hyphens)"
             )
         return dataset
 
@@ -373,6 +373,8 @@ def sentence(failure: ValidationError) -> str:
     if isinstance(cause := error.get("ctx", {}).get("error"), InputError):
         return str(cause)
     name = ".".join(map(str, error["loc"]))
+    if name in Execution.model_fields and error["type"] == "extra_forbidden":
+        return f"parameter {name!r} (value {error['input']!r}) belongs to an execution; give it with -p"
     if error["type"] == "extra_forbidden":
         known = [*RunParams.model_fields, *Execution.model_fields]
         close = difflib.get_close_matches(name, known, n=1)

@@ -36,7 +36,7 @@ def read_plan(name: str, **changes: Any) -> Study:
 
 
 def to_do(status: RunStatus) -> bool:
-    """Whether nobody has done the run with today's code, or is about to."""
+    """Whether nobody has done the run with today's code, or is about to; a stale record is replaced."""
     return status.state in ("missing", "stopped", "failed", "stale")
 
 
@@ -102,7 +102,8 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
     while status := next_run(runs, end - time.monotonic(), timings, failed, workers):
         params = status.params
         minutes = seconds_left(status, timings, workers) / 60
-        print(f"{params.run_id}: at most {minutes:.0f} minutes", flush=True)
+        anew = ", for a record that other code made" if status.state == "stale" else ""
+        print(f"{params.run_id}: at most {minutes:.0f} minutes{anew}", flush=True)
         try:
             how = execution.model_copy(update={"force": status.state == "stale"})
             run_notebook(telling(params) | how.model_dump(exclude_defaults=True))

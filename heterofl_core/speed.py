@@ -18,6 +18,7 @@ import yaml
 from pandas.io.formats.style import Styler
 
 from heterofl_core.folders import PARAMS, outputs_folder
+from heterofl_core.provenance import code_hash
 from heterofl_core.tables import printed
 
 Arguments = ParamSpec("Arguments")
@@ -155,8 +156,9 @@ def measured_on(part: str) -> str:
         found = machine(part)
     except FileNotFoundError:
         return "Not measured here yet."
+    stale = "" if found["code_hash"] == code_hash() else "; the code has changed since"
     return (
         f"Measured on {found['device']} with torch {found['versions']['torch']}, "
         f"{found['date'][:10]}, commit {str(found['git_commit'])[:12]}"
-        f"{' with uncommitted changes' if found['git_dirty'] else ''}."
+        f"{' with uncommitted changes' if found['git_dirty'] else ''}{stale}."
     )

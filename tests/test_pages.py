@@ -54,7 +54,9 @@ def test_a_page_has_the_title_of_its_run(book: Path) -> None:
     cells = nbformat.read(page, as_version=4).cells
     title, _, rest = cells[0].source.partition("\n\n")
     assert title == "# Digits, IID, levels e (fix), 40 rounds"
-    assert rest.startswith("The question.\n\n```bash\npapermill book/experiments/mnist.ipynb run.ipynb")
+    assert rest.startswith(
+        "The question.\n\n```bash\n.venv/bin/papermill book/experiments/mnist.ipynb run.ipynb"
+    )
     assert cells[1].source == "1 + 1"
 
 
@@ -63,7 +65,7 @@ def test_the_command_of_a_page_gives_its_run() -> None:
         run_params(dataset="cifar10", levels="a3-e7", milestones=[2, 5], scaler=False)
     )
     words = shlex.split(command.replace("\\\n", " "))
-    assert words[:3] == ["papermill", "book/experiments/ablation.ipynb", "run.ipynb"]
+    assert words[:3] == [".venv/bin/papermill", "book/experiments/ablation.ipynb", "run.ipynb"]
     values = {
         name: yaml.safe_load(value)
         for flag, name, value in zip(words[3:], words[4:], words[5:], strict=False)

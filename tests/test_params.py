@@ -689,7 +689,7 @@ INTEGER = "Input should be a valid integer"
 RULE = "parameter {!r} has the value {!r}, which is not allowed: {}"
 UNKNOWN_DATASET = (
     "dataset 'mnits' is unknown; allowed are mnist, cifar10, wikitext2, digits, and own-NAME for a folder "
-    "of your own"
+    "of your own (small letters, digits and hyphens)"
 )
 UNKNOWN_ARCH = (
     "arch 'vgg' is unknown; allowed are cnn, preresnet18, transformer, mlp, and MODULE:CLASS for your own"
@@ -872,6 +872,13 @@ def test_a_wrong_setting_of_the_execution_is_named_too(name: str, value: object)
         InputError, match=f"^parameter '{name}' has the value {value!r}, which is not allowed"
     ):
         split_settings({"dataset": "digits", "levels": "e", name: value})
+
+
+def test_a_study_has_no_settings_of_the_execution() -> None:
+    with pytest.raises(
+        InputError, match=r"^parameter 'workers' \(value 2\) belongs to an execution; give it with -p$"
+    ):
+        run_params(dataset="digits", levels="e", workers=2)
 
 
 def test_a_misspelt_setting_of_the_execution_gets_a_suggestion() -> None:

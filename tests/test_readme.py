@@ -5,6 +5,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from heterofl_core import figures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,10 +26,13 @@ def test_every_make_target_that_it_names_exists() -> None:
     assert {"quickstart", "test", "run", "book"} <= named <= set(targets)
 
 
-def test_the_code_comes_from_the_projects_address() -> None:
+@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
+def test_the_code_comes_from_the_projects_address(page: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     address = project["urls"]["Repository"]
-    assert f"git clone {address} && cd {address.rpartition('/')[2]}\n" in README
+    assert f"git clone {address} && cd {address.rpartition('/')[2]}\n" in (ROOT / page).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_every_file_that_it_links_to_exists() -> None:

@@ -66,7 +66,7 @@ def test_a_run_that_was_stopped_needs_only_the_rest(done: dict[str, str]) -> Non
 
 
 def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
-    done: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    done: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -83,6 +83,12 @@ def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
     assert [values["levels"] for values in asked] == ["a", "b", "e"]
     assert [values["device"] for values in asked] == ["cuda"] * 3
     assert [values.get("force", False) for values in asked] == [False, False, True]
+    announced = [line for line in capsys.readouterr().out.splitlines() if ": at most " in line]
+    assert [line.endswith(" minutes, for a record that other code made") for line in announced] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_notebook_that_does_another_run_is_a_failure_and_not_asked_again(

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from heterofl_core import speed
+from heterofl_core.provenance import code_hash
 
 
 @pytest.fixture
@@ -82,8 +83,10 @@ def test_the_roofline_shows_the_share_of_the_floor(bench: Path) -> None:
     assert table["of the floor (%)"].tolist() == [50.0]
 
 
-def test_where_and_when_it_was_measured(bench: Path) -> None:
+@pytest.mark.parametrize(("code", "stale"), [(code_hash(), ""), ("other", "; the code has changed since")])
+def test_where_and_when_it_was_measured(bench: Path, code: str, stale: str) -> None:
     found = {
+        "code_hash": code,
         "device": "a processor",
         "versions": {"torch": "2.13.0"},
         "date": "2026-11-21T10:00:00+00:00",
@@ -92,5 +95,6 @@ def test_where_and_when_it_was_measured(bench: Path) -> None:
     }
     (bench / "machine.json").write_text(json.dumps({"rounds": found}), encoding="utf-8")
     assert speed.measured_on("rounds") == (
-        "Measured on a processor with torch 2.13.0, 2026-11-21, commit 0123456789ab with uncommitted changes."
+        "Measured on a processor with torch 2.13.0, 2026-11-21, commit 0123456789ab with uncommitted changes"
+        f"{stale}."
     )
