@@ -9,6 +9,7 @@ status      how far studies are: done, running, failed, missing, and the time le
 verify      the first rounds of a finished run again, compared with its record; with --stale, of a few runs
             that other code made, whose records all count as today's if no digit differs
 confusions  which labels a finished run on images takes for one another; executes it again
+ensembles   how good the models of a finished run are together where clients have their own; executes it again
 collect     all records into outputs/results.csv
 course      the course's notebooks, and each chapter executed whose code changed since it ran
 book        the book, from all records
@@ -98,6 +99,9 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("confusions", help=confusions.__doc__)
     one.add_argument("run", help="id of a finished run")
     one.set_defaults(command=confusions)
+    one = commands.add_parser("ensembles", help=ensembles.__doc__)
+    one.add_argument("run", help="id of a finished run")
+    one.set_defaults(command=ensembles)
     one = commands.add_parser("course", help=course.__doc__)
     one.add_argument("--again", action="store_true", help="execute all chapters")
     one.add_argument("--mnist", action="store_true", help="time with MNIST those that can run with it")
@@ -289,6 +293,14 @@ def confusions(options: argparse.Namespace) -> None:
     from heterofl_core.params import Execution
 
     print(write_confusions(options.run, Execution()))
+
+
+def ensembles(options: argparse.Namespace) -> None:
+    """how good the clients' own models of a finished run are together; executes it again"""
+    from heterofl_core.ensembles import write_ensembles
+    from heterofl_core.params import Execution
+
+    print(write_ensembles(options.run, Execution()))
 
 
 def list_runs(options: argparse.Namespace) -> None:

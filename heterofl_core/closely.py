@@ -14,8 +14,9 @@ from heterofl_core.evidence import Answer
 from heterofl_core.exhibits import all_evidence, not_run
 from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import LEVELS, width_rate
-from heterofl_core.params import run_params
-from heterofl_core.records import all_records, confusions_path, read_rounds
+from heterofl_core.paper import paper_value
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.records import all_records, confusions_path, ensembles_path, read_rounds
 from heterofl_core.report import each_run
 from heterofl_core.selection import Axis, static_index
 from heterofl_core.studies import combinations, values_of
@@ -196,6 +197,20 @@ def confused_pairs() -> pd.DataFrame:
                     **{title: shares.get(number, math.nan) for number, title in enumerate(COMMON)},
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def ensembles() -> pd.DataFrame:
+    """Global accuracy of clients that have models of their own, in percent, as it was printed and in each of
+    some ways (`ensembles.py`): a row for each run of which the ways were compared.
+    """
+    rows = []
+    for record in all_records():
+        if (path := ensembles_path(record["run_id"])).exists():
+            params = RunParams.model_validate(record["params"])
+            found = pd.read_csv(path).set_index("way")["accuracy"]
+            printed = paper_value(params, "global_accuracy")
+            rows.append({"run": title_of(record["params"]), "printed": printed, **found.to_dict()})
     return pd.DataFrame(rows)
 
 

@@ -141,7 +141,8 @@ def book_sources() -> list[Path]:
     """What the book is made of, beside the records."""
     texts = ("*.md", "*.yml", "*.bib", "chapters/*", "decisions/*", "report/*")
     patterns = (*texts, "_ext/*", "_static/*", "figures/*")
-    folders = [PARAMS, *(outputs_folder() / name for name in ("course", "bench", "equivalent", "confusions"))]
+    made = ("course", "bench", "equivalent", "confusions", "ensembles")
+    folders = [PARAMS, *(outputs_folder() / name for name in made)]
     found = [path for pattern in patterns for path in BOOK.glob(pattern)]
     found += [path for folder in folders for path in folder.rglob("[!.]*")]  # none that is being written
     return sorted(path for path in found if path.is_file())

@@ -95,6 +95,11 @@ def confusions_path(run_id: str) -> Path:
     return outputs_folder() / "confusions" / f"{run_id}.csv"
 
 
+def ensembles_path(run_id: str) -> Path:
+    """How good the clients' own models of a run are together; see `ensembles`."""
+    return outputs_folder() / "ensembles" / f"{run_id}.csv"
+
+
 def failed_path(run_id: str) -> Path:
     """The notebook of a run that failed, with its traceback."""
     return outputs_folder() / "failed" / f"{run_id}.ipynb"
@@ -128,8 +133,8 @@ def write_run(record: dict[str, Any], rounds: pd.DataFrame) -> None:
         with atomic(rounds_path(run_id)) as new_curve:
             new_curve.write_text(curve, encoding="utf-8")
             to_disk(new_curve)
-            for old in (record_path(run_id), executed_path(run_id), confusions_path(run_id)):
-                old.unlink(missing_ok=True)
+            for path_of in (record_path, executed_path, confusions_path, ensembles_path):
+                path_of(run_id).unlink(missing_ok=True)
 
 
 def rounds_text(rounds: pd.DataFrame) -> str:

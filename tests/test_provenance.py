@@ -25,7 +25,7 @@ AROUND = {
     *("status", "timings", "verify", "report", "figures", "pages", "speed", "results"),
     *("evidence", "differences", "paper", "claims", "ledger", "exhibits", "series", "tables", "run_pages"),
     *("equivalence", "table4", "result_figures", "interactive", "closely", "counts", "coverage", "badges"),
-    *("course", "confusions", "titles"),
+    *("course", "confusions", "ensembles", "titles"),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 

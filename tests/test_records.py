@@ -19,6 +19,7 @@ from heterofl_core.records import (
     collect,
     confusions_path,
     digest,
+    ensembles_path,
     executed_path,
     metrics,
     read_record,
@@ -125,7 +126,7 @@ def test_a_run_that_was_written_is_read_back(outputs: Path) -> None:
 def test_what_was_made_of_an_older_record_goes_with_it() -> None:
     """Its page would otherwise be that of another result."""
     write_run(a_record(), CURVE)
-    made = (executed_path("one"), confusions_path("one"))
+    made = (executed_path("one"), confusions_path("one"), ensembles_path("one"))
     for path in made:
         path.parent.mkdir()
         path.touch()
