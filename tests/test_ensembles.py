@@ -37,7 +37,8 @@ def test_three_ways_to_join_what_models_answer() -> None:
 def test_the_mean_model_has_the_mean_of_each_parameter() -> None:
     models = [ModelCopy("mlp", {}, {"w": np.array([value, 1], np.float32)}) for value in (0, 4, 5)]
     mean = mean_model(models).parameters["w"]
-    assert (mean.tolist(), mean.dtype) == ([3.0, 1.0], np.float32)
+    assert mean.tolist() == [3.0, 1.0]
+    assert mean.dtype == np.float32
 
 
 @pytest.mark.parametrize(
