@@ -135,7 +135,7 @@ def recorded(metric: str, **settings: Any) -> Styler:
     varied = [name for name, value in settings.items() if len(values_of(name, value)) > 1]
     rows = []
     for setting in combinations(settings):
-        described = {"Setting": ", ".join(f"{name} {setting[name]}" for name in varied)}
+        described = {"Setting": ", ".join(f"{name} {setting[name]}" for name in varied)} if varied else {}
         asked = run_params(**setting)
         answers = evidence.answers_to(asked)
         found = [summary(answer, metric) for answer in sorted(answers, key=lambda answer: answer.rounds)]

@@ -27,12 +27,17 @@ EXAMPLE = re.compile(r"```bash\n.*?```", re.DOTALL)
 
 
 def featured(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of each experiment's runs the one that tells most: of today's code, with many rounds.
+    """Of each experiment's runs the one that tells most: of today's code, by the paper's schedule, with many
+    rounds.
 
     All others have a page with their numbers (`run_pages`); their executed notebooks stay in `outputs/`.
     """
     found: dict[str, Mapping[str, Any]] = {}
-    for record in sorted(records, key=lambda record: (state(record) != "stale", record["rounds_done"])):
+
+    def telling(record: Mapping[str, Any]) -> tuple[bool, bool, int]:
+        return state(record) != "stale", record["params"]["protocol"] == "paper", record["rounds_done"]
+
+    for record in sorted(records, key=telling):
         if executed_path(record["run_id"]).exists():  # not by a run without Jupyter
             found[notebook_of(RunParams.model_validate(record["params"]))] = record
     return list(found.values())

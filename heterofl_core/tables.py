@@ -37,7 +37,8 @@ def aligned(table: pd.DataFrame, text: Collection[str]) -> Styler:
     numbers: list[Hashable] = [name for name in table.columns if name not in text]
     right = {"text-align": "right", "font-variant-numeric": "tabular-nums"}
     head: list[Any] = [
-        {"selector": f"th.col{table.columns.get_loc(name)}", "props": "text-align: right"} for name in numbers
+        {"selector": f"th.col{place}", "props": f"text-align: {'left' if name in text else 'right'}"}
+        for place, name in enumerate(table.columns)
     ]
     return printed(table).set_properties(subset=numbers, **right).set_table_styles(head)
 

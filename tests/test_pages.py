@@ -93,6 +93,15 @@ def test_of_an_experiments_runs_the_longest_of_todays_code_is_featured() -> None
     assert page.stem == kinds[2][0].run_id
 
 
+def test_a_run_by_the_papers_schedule_is_featured_rather_than_a_longer_one() -> None:
+    runs = [run_params(dataset="mnist", levels="e"), run_params(dataset="mnist", levels="e", rounds=1000)]
+    for params in runs:
+        write_record(params)
+        write_notebook(executed_path(params.run_id))
+    (page,) = pages.copy_pages()
+    assert page.stem == runs[0].run_id
+
+
 def test_each_experiment_is_featured_once() -> None:
     runs = [run_params(dataset="digits", levels=levels) for levels in ("a-e", "e", "b")]
     runs.append(run_params(dataset="digits", levels="a-e", scaler=False))

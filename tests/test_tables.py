@@ -28,7 +28,8 @@ def test_numbers_stand_at_the_right_and_words_at_the_left() -> None:
     page = tables.aligned(ROW, text=["Mix"]).to_html(table_uuid="t")
     assert "#T_t th.col1 {\n  text-align: right;" in page
     assert "#T_t_row0_col1 {\n  text-align: right;" in page
-    assert "col0" not in page.split("</style>")[0]
+    assert "#T_t th.col0 {\n  text-align: left;" in page
+    assert "row0_col0" not in page.split("</style>")[0]
 
 
 def test_a_table_has_no_row_numbers_and_may_be_searched() -> None:
