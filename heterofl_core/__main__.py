@@ -253,7 +253,7 @@ def status(options: argparse.Namespace) -> None:
     for name in options.studies or study_names():
         study = read_study(name, **changes)
         statuses = list(map(status_of, study.runs))
-        print(summary(f"{study.name} ({study.title})", statuses, timings))
+        print(summary(f"{name} ({study.title})", statuses, timings))
         for one in statuses:
             if one.state in ("running", "failed", "stopped", "damaged"):
                 print(f"  {one.state} {one.params.run_id}: {one.detail}")

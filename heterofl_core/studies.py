@@ -26,13 +26,11 @@ class Study:
     """The runs of one table or figure.
 
     Attributes:
-        name: of the file.
         title: for people.
         exhibits: the tables and figures of the paper that the runs fill.
         runs: in the order of the file, each once.
     """
 
-    name: str
     title: str
     exhibits: tuple[str, ...]
     runs: tuple[RunParams, ...]
@@ -73,7 +71,7 @@ def read_study(name: str, **changes: Any) -> Study:
         for values in combinations(grid)
         for params in [run_params(**trace_beside(path, values) | changes)]
     }
-    return Study(path.stem, content["title"], tuple(content["exhibits"]), tuple(runs.values()))
+    return Study(content["title"], tuple(content["exhibits"]), tuple(runs.values()))
 
 
 def check(path: Path, content: Mapping[str, Any]) -> None:

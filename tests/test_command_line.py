@@ -156,7 +156,7 @@ def test_status_has_a_line_for_each_study_and_one_for_each_run_to_look_at(
     assert main(["status", str(small_study), str(small_study), "-p", "seed=3"]) == 0
     unknown = "time left unknown (`python -m heterofl_core list STUDY` times this machine)"
     lines = [
-        f"{small_study}: 2 runs: 1 failed, 1 missing; {unknown}",
+        f"{small_study} (t): 2 runs: 1 failed, 1 missing; {unknown}",
         f"  failed {run_id}: the kernel was killed ({failed_path(run_id)})",
     ]
     assert capsys.readouterr().out.splitlines() == [*lines, *lines]
@@ -167,7 +167,8 @@ def test_status_has_a_line_for_each_study_and_one_for_each_run_to_look_at(
 def test_status_alone_is_that_of_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == study_names()
+    named = [f"{name} ({read_study(name).title}): " for name in study_names()]
+    assert all(line.startswith(start) for line, start in zip(lines, named, strict=True))
 
 
 @pytest.mark.usefixtures("untimed", "outputs")
@@ -183,7 +184,7 @@ def test_the_pipeline_times_what_is_open_tells_the_status_and_becomes_snakemake(
     arguments = ["pipeline", str(small_study), "-p", "seed=3", "--redo-stale"]
     assert main([*arguments, "--snakemake=--until 'the results'"]) == 0
     assert timed == ["d", "e"]
-    assert capsys.readouterr().out.startswith(f"{small_study}: 2 runs: 2 missing; ")
+    assert capsys.readouterr().out.startswith(f"{small_study} (t): 2 runs: 2 missing; ")
     ((program, *words),) = started
     assert program == words[0] == sys.executable
     assert words[:-2] == snakemake_command([str(small_study)], ["seed=3"], redo_stale=True, profile=None)

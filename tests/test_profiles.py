@@ -225,7 +225,7 @@ def test_a_run_asks_slurm_for_a_core_for_each_worker_and_stays_open_if_it_is_ref
     checkout.profile("slurm", {"slurm-init-seconds-before-status-checks": 1, "retries": 0})
     (slurm.jobs / "refuse").touch()
     printed = checkout.pipeline(["e"], "--profile", "slurm", "-p", "workers=7", code=1, PATH=slurm.path)
-    assert printed.count("tiny.yaml: 1 runs: 1 missing") == 2  # before and after
+    assert printed.count("tiny.yaml (Tiny runs): 1 runs: 1 missing") == 2  # before and after
     (job,) = slurm.submitted()
     assert job["cpus_per_task"] == "7"  # however few the login node has
     assert "Invalid qos" in printed
