@@ -55,7 +55,7 @@ def test_macs_by_hand() -> None:
 
 
 def test_macs_of_a_mix_by_hand() -> None:
-    """Training costs what the levels cost on average; evaluation, of model and slice, what the largest costs."""
+    """Training costs what the levels cost on average, evaluation what the largest one costs."""
     macs = macs_of(run_params(dataset="mnist", levels="a-e", rounds=1, milestones=[]))
     assert macs == (39_974_912 + 182_912) / 2 * (10 * 5 * 600 * 3) + 39_974_912 * 2 * 70_000
 
