@@ -19,7 +19,7 @@ from heterofl_core.files import write_text
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.records import ensembles_path
 from heterofl_core.statistics import collect_statistics
-from heterofl_core.verify import again, recorded_run
+from heterofl_core.verify import again, check_end, recorded_run
 
 RECORDED = "mean of probabilities"
 """How a run's Global accuracy is recorded. Liang et al. (2020) published code for the mean of logits, the
@@ -53,9 +53,7 @@ def write_ensembles(run_id: str, execution: Execution) -> Path:
         }
         assert isinstance(federation.task, Classification)  # as the method says
         found = ensembles(federation.task, models, workers)
-    recorded = record["metrics"]["final_global_accuracy"]
-    if abs(found[RECORDED] - recorded) > 1e-6:
-        raise InputError(f"run {run_id} ends with {found[RECORDED]} % today; its record says otherwise")
+    check_end(record, found[RECORDED])
     table = pd.DataFrame({"way": list(found), "accuracy": list(found.values())})
     write_text(ensembles_path(run_id), table.to_csv(index=False))
     return ensembles_path(run_id)

@@ -143,6 +143,14 @@ def recorded_run(run_id: str) -> dict[str, Any]:
     return read_record(record_path(run_id))
 
 
+def check_end(record: Mapping[str, Any], accuracy: float) -> None:
+    """Raises an `InputError` unless a run that was executed again, to its end, has the Global accuracy of its
+    record, in percent.
+    """
+    if abs(accuracy - record["metrics"]["final_global_accuracy"]) > 1e-6:
+        raise InputError(f"run {record['run_id']} ends with {accuracy} % today; its record says otherwise")
+
+
 @dataclass(frozen=True)
 class Finding:
     """What one comparison of older code with today's gave.
