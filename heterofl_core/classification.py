@@ -1,6 +1,6 @@
 """The image task: clients' images, Global and Local accuracy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,13 +17,11 @@ from heterofl_core.partition import make_partition
 from heterofl_core.randomness import generator
 from heterofl_core.selection import LABELS
 from heterofl_core.sliceable import SliceableModel
-from heterofl_core.statistics import Moments, collect_statistics, count_moments, set_statistics
+from heterofl_core.statistics import Moments, count_moments, set_statistics
 from heterofl_core.tasks import ClientShare, Task
 
 BATCH = 50  # examples a forward pass: what fits the cache; sBN normalises by each batch while it counts
 PART = 1000  # examples a job: a fixed number, so that the result does not depend on the workers
-
-GROUP = 10  # clients a job, where each has its own model
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class PartOfData:
     Attributes:
         model: what they pass through.
         examples: the images; labels are not used.
-        seed: of augmentation, and the number of the part.
+        seed: of augmentation, and a number: the part's, or the client's whose model it is.
         moments: of the sBN layers, in evaluation; None while they are counted.
     """
 
@@ -127,10 +125,16 @@ class Classification(Task):
             of the client that it belongs to, averaged over the images whose label that client holds (a
             client is not tested on labels that it never saw); the mask is the one of training.
         """
+        return self.accuracies(self.logits(model, workers))
+
+    def logits(self, model: ModelCopy, workers: int) -> Tensor:
+        """The global model's, of all test images, with the sBN statistics of all training images; shape
+        (images, labels).
+        """
         everything = self.images(slice(None), self.params.augmented_statistics)
         moments = side_by_side(moments_of, self.parts(model, everything), workers)
         logits = side_by_side(logits_of, self.parts(model, self.test_images(), moments), workers)
-        return self.accuracies(torch.from_numpy(np.concatenate(logits)))
+        return torch.from_numpy(np.concatenate(logits))
 
     def parts(
         self, model: ModelCopy, examples: ImageExamples, moments: list[list[Moments]] | None = None
@@ -171,75 +175,6 @@ class Classification(Task):
         """Test images whose label their client holds, as a mask of shape (images,)."""
         owner = self.owners()
         return (owner >= 0) & self.partition.held[owner, self.data.test_labels]
-
-    def evaluate_personal(self, models: Mapping[int, ModelCopy], workers: int) -> dict[str, float]:
-        """Accuracy of personal models, in percent, as Liang et al. (2020) measure it.
-
-        Returns:
-            `local_accuracy`: each test image by the model of the client that it belongs to, averaged over
-            the images whose label that client holds. `global_accuracy`: all test images by the mean of all
-            clients' predicted probabilities. Each model's sBN statistics come from its client's images.
-        """
-        clients = list(models)
-        jobs = [
-            PersonalModels(
-                {client: models[client] for client in group},
-                {
-                    client: self.images(self.partition.train[client], self.params.augmented_statistics)
-                    for client in group
-                },
-                {client: self.partition.test[client] for client in group},
-                self.test_images(),
-                self.params.seed,
-            )
-            for group in (clients[start : start + GROUP] for start in range(0, len(clients), GROUP))
-        ]
-        answers = side_by_side(probabilities_of, jobs, workers)
-        labels, known = torch.tensor(self.data.test_labels), torch.from_numpy(self.known())
-        own = torch.zeros(len(labels), self.data.num_labels)
-        for _, group in answers:
-            for client, probabilities in group.items():
-                own[self.partition.test[client]] = torch.from_numpy(probabilities)
-        ensemble = torch.from_numpy(np.sum([together for together, _ in answers], axis=0))
-        return {
-            "global_accuracy": accuracy(ensemble, labels),
-            "local_accuracy": accuracy(own[known], labels[known]),
-        }
-
-
-@dataclass(frozen=True)
-class PersonalModels:
-    """The models of some clients, and what they are tested on.
-
-    Attributes:
-        models: by client.
-        train: each client's images, for its statistics.
-        own: indices of each client's test images.
-        test: all test images.
-        seed: of augmentation, for the statistics.
-    """
-
-    models: dict[int, ModelCopy]
-    train: dict[int, ImageExamples]
-    own: dict[int, np.ndarray]
-    test: ImageExamples
-    seed: int
-
-
-@torch.no_grad()
-def probabilities_of(job: PersonalModels) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """The sum of the clients' predicted probabilities of all test images, shape (images, labels), and each
-    client's for its own test images.
-    """
-    together, own = np.zeros((len(job.test.labels), 1)), {}
-    for client, copied in job.models.items():
-        model, key = copied.build(), (job.seed, client)
-        collect_statistics(model, PartOfData(copied, job.train[client], key).batches())
-        batches = PartOfData(copied, job.test, key).batches()
-        probabilities = torch.cat([model(batch).softmax(dim=1) for batch in batches]).cpu().numpy()
-        together = together + probabilities
-        own[client] = probabilities[job.own[client]]
-    return together, own
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:

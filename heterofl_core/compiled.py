@@ -19,10 +19,11 @@ import torch
 from filelock import FileLock
 
 from heterofl_core.errors import InputError
+from heterofl_core.files import atomic, sweep
 from heterofl_core.folders import cache_folder
 from heterofl_core.local_step import LocalStep, StepKind
 from heterofl_core.pooling import POOLING
-from heterofl_core.provenance import code_hash, processor
+from heterofl_core.provenance import check_code, code_hash, processor
 
 Step = Callable[..., Any]
 """What `LocalStep.__call__` takes and gives."""
@@ -35,12 +36,19 @@ def compiler() -> str | None:
     )
 
 
+@functools.cache
+def compiler_version() -> str:
+    """What the compiler says of itself; it decides how a program rounds."""
+    command = [str(compiler()), "--version"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0]
+
+
 @functools.lru_cache(maxsize=64)
 def program(key: str) -> Step:
     """The program of a kind of steps, as JSON; built if it is not in the cache.
 
     Raises:
-        InputError: it could not be built or kept.
+        InputError: it could not be built or kept, or what was kept is damaged.
     """
     kind = StepKind.from_json(json.loads(key))
     if kind.device == "cuda":
@@ -50,10 +58,14 @@ def program(key: str) -> Step:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # two processes would build the same
             if not path.exists():
+                sweep(path)
                 build_elsewhere(kind, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; use engine 'plain'") from error
-    return torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+    try:
+        return torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+    except RuntimeError as error:
+        raise InputError(f"program {path} is damaged ({error}); delete it, and it is built anew") from error
 
 
 def program_of(kind: StepKind) -> Step:
@@ -63,7 +75,13 @@ def program_of(kind: StepKind) -> Step:
 
 def program_path(kind: StepKind) -> Path:
     """Where the program is kept; its name tells what it depends on."""
-    depends = {"kind": kind.as_json(), "code": code_hash(), "torch": torch.__version__, "cpu": processor()}
+    depends = {
+        "kind": kind.as_json(),
+        "code": code_hash(),
+        "torch": torch.__version__,
+        "cpu": processor(),
+        "compiler": compiler_version(),
+    }
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / "compiled" / f"{kind.arch}_{digest}.pt2"
 
@@ -89,11 +107,10 @@ def build(kind: StepKind, path: Path) -> None:
     placeholders = step.placeholders()
     graph = make_fx(step, decomposition_table=POOLING)(*placeholders)
     exported = torch.export.export(graph, placeholders, strict=False)
-    new = path.with_name(f".{path.stem}-{os.getpid()}.pt2")
-    torch._inductor.aoti_compile_and_package(
-        exported, package_path=str(new), inductor_configs={"cpp.threads": 1}
-    )
-    new.replace(path)
+    with atomic(path) as new:
+        torch._inductor.aoti_compile_and_package(
+            exported, package_path=str(new), inductor_configs={"cpp.threads": 1}
+        )
 
 
 def captured(step: LocalStep) -> Step:
@@ -121,6 +138,8 @@ def captured(step: LocalStep) -> Step:
 
 if __name__ == "__main__":
     order = json.load(sys.stdin)
-    if order["code"] != code_hash():  # the program would be kept under the name of other code
-        sys.exit("the code was changed while the run went on, which must be started again")
+    try:
+        check_code(order["code"])  # the program would be kept under the name of other code
+    except InputError as error:
+        sys.exit(str(error))
     build(StepKind.from_json(order["kind"]), Path(sys.argv[1]))

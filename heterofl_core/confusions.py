@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from heterofl_core.classification import Classification, logits_of, moments_of
+from heterofl_core.classification import Classification
 from heterofl_core.clients import ModelCopy
 from heterofl_core.errors import InputError
-from heterofl_core.executor import side_by_side
 from heterofl_core.files import write_text
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.records import confusions_path
@@ -38,9 +37,7 @@ def write_confusions(run_id: str, execution: Execution) -> Path:
             f"run {run_id} has no global model of images; allowed are heterofl, fedavg on images"
         )
     with again(record, record["rounds_done"], execution) as (federation, state, workers, engine):
-        model = federation.copy(
-            state.weights.shared, federation.mix.largest, federation.task.sizes, engine.device
-        )
+        model = federation.whole_model(state.weights.shared, engine)
         assert isinstance(federation.task, Classification)  # as the data set says
         found = confusions(federation.task, model, workers)
     right = found.loc[found["label"] == found["taken_for"], "images"].sum()
@@ -56,11 +53,9 @@ def confusions(task: Classification, model: ModelCopy, workers: int) -> pd.DataF
         Columns `label`, `taken_for`, `images` (of the label that are taken so) and `clients` (that hold
         both), a row for each pair.
     """
-    everything = task.images(slice(None), task.params.augmented_statistics)
-    moments = side_by_side(moments_of, task.parts(model, everything), workers)
-    logits = np.concatenate(side_by_side(logits_of, task.parts(model, task.test_images(), moments), workers))
+    taken_for = task.logits(model, workers).argmax(dim=1).numpy()
     images = np.zeros((task.data.num_labels, task.data.num_labels), dtype=int)
-    np.add.at(images, (task.data.test_labels, logits.argmax(axis=1)), 1)
+    np.add.at(images, (task.data.test_labels, taken_for), 1)
     label, taken_for = np.indices(images.shape)
     held = task.partition.held.astype(int)  # (clients, labels)
     columns = {"label": label, "taken_for": taken_for, "images": images, "clients": held.T @ held}

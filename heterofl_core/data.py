@@ -1,18 +1,19 @@
-"""Image data sets as arrays, decoded once and then mapped from a cache."""
+"""Image data sets as arrays."""
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from heterofl_core.decoded import decoded
 from heterofl_core.errors import InputError
-from heterofl_core.files import atomic
-from heterofl_core.folders import cache_folder, data_folder
+from heterofl_core.folders import data_folder
 from heterofl_core.own import is_own_dataset, parquet_files
+from heterofl_core.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,44 +71,7 @@ def load_images(dataset: str) -> Images:
         return load_digits()
     if is_own_dataset(dataset):
         return read_own(dataset)
-    cache = cache_folder() / dataset
-    arrays = read_cache(cache, Images)
-    if arrays is None:
-        arrays = asdict(READERS[dataset]())
-        write_cache(cache, arrays)
-    return Images(**arrays)
-
-
-def write_cache(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Keeps decoded arrays, a file for each."""
-    for name, array in arrays.items():
-        with atomic(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-
-def read_cache(folder: Path, kind: type) -> dict[str, np.ndarray] | None:
-    """Maps arrays that were decoded before into memory, where all processes share them; never a pickle.
-
-    Args:
-        kind: the dataclass whose fields the folder must have.
-
-    Returns:
-        Arrays that cannot be written to; None if one is not there.
-
-    Raises:
-        InputError: a file is damaged.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for path in (folder / f"{field.name}.npy" for field in fields(kind)):
-        try:
-            arrays[path.stem] = np.lib.format.open_memmap(path, mode="r")  # of nothing but an .npy file
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"cached data {path} is damaged ({error}); delete it, and it is made anew"
-            ) from error
-    return arrays
+    return Images(**decoded(dataset, Images, lambda: asdict(READERS[dataset]())))
 
 
 def load_digits() -> Images:
@@ -266,22 +230,6 @@ def check_shapes(images: Sequence[np.ndarray], path: Path) -> None:
         raise InputError(
             f"data file {path} has images of shape {shapes[0]} and of shape {shapes[1]}; they must be alike"
         )
-
-
-def read_parquet(path: Path, columns: list[str]) -> "pd.DataFrame":
-    """Reads some columns of a Parquet file.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    import pandas as pd
-
-    if not path.exists():
-        raise InputError(f"data file {path} is missing; put it there")
-    try:
-        return pd.read_parquet(path, columns=columns)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's errors are among these
-        raise InputError(f"data file {path} is damaged ({error}); fetch it again") from error
 
 
 def download_mnist(folder: Path) -> tuple[Any, Any]:

@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from heterofl_core.classification import Classification, PartOfData, accuracy
+from heterofl_core.classification import Classification, accuracy
 from heterofl_core.clients import ModelCopy
 from heterofl_core.errors import InputError
 from heterofl_core.executor import side_by_side
 from heterofl_core.files import write_text
 from heterofl_core.params import Execution, RunParams
+from heterofl_core.personal import PersonalModel, personal_models
 from heterofl_core.records import ensembles_path
-from heterofl_core.statistics import collect_statistics
 from heterofl_core.verify import again, check_end, recorded_run
 
 RECORDED = "mean of probabilities"
@@ -41,18 +41,8 @@ def write_ensembles(run_id: str, execution: Execution) -> Path:
     if not RunParams.model_validate(record["params"]).has_personal_models:
         raise InputError(f"run {run_id} has one global model; allowed are standalone, lg-fedavg")
     with again(record, record["rounds_done"], execution) as (federation, state, workers, engine):
-        shared, personal = state.weights.shared, state.weights.personal
-        models = {
-            client: federation.copy(
-                shared | personal.get(client, {}),
-                federation.mix.largest,
-                federation.task.sizes,
-                engine.device,
-            )
-            for client in range(federation.params.num_clients)
-        }
         assert isinstance(federation.task, Classification)  # as the method says
-        found = ensembles(federation.task, models, workers)
+        found = ensembles(federation.task, federation.personal_models(state.weights, engine), workers)
     check_end(record, found[RECORDED])
     table = pd.DataFrame({"way": list(found), "accuracy": list(found.values())})
     write_text(ensembles_path(run_id), table.to_csv(index=False))
@@ -61,12 +51,8 @@ def write_ensembles(run_id: str, execution: Execution) -> Path:
 
 def ensembles(task: Classification, models: Mapping[int, ModelCopy], workers: int) -> dict[str, float]:
     """Accuracy on all test images by each way, in percent."""
-    jobs = []
-    for client, model in models.items():
-        key = (task.params.seed, client)
-        seen = task.images(task.partition.train[client], task.params.augmented_statistics)
-        jobs.append((PartOfData(model, seen, key), PartOfData(model, task.test_images(), key)))
-    logits = torch.from_numpy(np.stack(side_by_side(logits_of, jobs, workers)))  # (clients, images, labels)
+    answers = side_by_side(logits_of, personal_models(task, models), workers)
+    logits = torch.from_numpy(np.stack(answers))  # (clients, images, labels)
     labels = torch.tensor(task.data.test_labels)
     return {
         **{way: accuracy(scores, labels) for way, scores in together(logits).items()},
@@ -75,13 +61,9 @@ def ensembles(task: Classification, models: Mapping[int, ModelCopy], workers: in
     }
 
 
-@torch.no_grad()
-def logits_of(job: tuple[PartOfData, PartOfData]) -> np.ndarray:
-    """A client's logits of the test images, shape (images, labels), with the statistics of its own images."""
-    seen, test = job
-    model = test.model.build()
-    collect_statistics(model, seen.batches())
-    return torch.cat([model(batch) for batch in test.batches()]).cpu().numpy()
+def logits_of(personal: PersonalModel) -> np.ndarray:
+    """A client's logits of the test images, shape (images, labels)."""
+    return personal.logits().numpy()
 
 
 def together(logits: Tensor) -> dict[str, Tensor]:

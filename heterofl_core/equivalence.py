@@ -23,6 +23,7 @@ from heterofl_core.files import write_text
 from heterofl_core.folders import outputs_folder
 from heterofl_core.levels import Mix
 from heterofl_core.locks import locked
+from heterofl_core.own import changed_files
 from heterofl_core.params import RunParams
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import Record, digest, engine_of_record, read_record, record_path
@@ -36,12 +37,12 @@ RESTORE = "restore it from git, or delete it"
 
 
 def is_current(record: Record) -> bool:
-    """Whether today's code made a record, or is certified to give the same.
+    """Whether today's code made a record, or is certified to give the same, from the files that are here.
 
     Raises:
         InputError: the certificate cannot be used.
     """
-    return record["code_hash"] == code_hash() or is_certified(record)
+    return (record["code_hash"] == code_hash() or is_certified(record)) and not changed_files(record)
 
 
 def is_certified(record: Record) -> bool:

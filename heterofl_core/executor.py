@@ -8,18 +8,22 @@ import platform
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import joblib
 import torch
 from joblib.externals.loky import process_executor
-from joblib.parallel import get_active_backend
 
 from heterofl_core.errors import InputError
 from heterofl_core.params import Execution
+from heterofl_core.provenance import check_code, code_hash
 
 MALLOC = {-1: 2**31 - 1, -2: 2**24, -4: 0}
 """For glibc's mallopt: M_TRIM_THRESHOLD (bytes), M_TOP_PAD (bytes), M_MMAP_MAX (mappings)."""
+
+POOL: ContextVar[joblib.Parallel | None] = ContextVar("POOL", default=None)
+"""Processes that stay, inside a block that has them."""
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -60,6 +64,19 @@ def on_one_thread(function: Callable[[Job], Answer], job: Job) -> Answer:
         return function(job)
 
 
+def in_worker(function: Callable[[Job], Answer], job: Job, code: str) -> Answer:
+    """`on_one_thread(function, job)` for a run.
+
+    Args:
+        code: the hash of the code that the run read.
+
+    Raises:
+        InputError: this process, which may have started later, read other code.
+    """
+    check_code(code)
+    return on_one_thread(function, job)
+
+
 def side_by_side(function: Callable[[Job], Answer], jobs: Sequence[Job], workers: int) -> list[Answer]:
     """The answers to all jobs, in their order; see `as_they_come`."""
     return list(as_they_come(function, jobs, workers))
@@ -74,10 +91,9 @@ def as_they_come(function: Callable[[Job], Answer], jobs: Sequence[Job], workers
     file, as data sets are, is mapped there, too, and not copied. All others are: through a file of their own,
     as joblib would do for large ones, a round of large models takes a third longer.
     """
-    calls = (joblib.delayed(on_one_thread)(function, job) for job in jobs)
+    calls = (joblib.delayed(in_worker)(function, job, code_hash()) for job in jobs)
     processes = max(1, min(workers, len(jobs)))
-    can_stream = get_active_backend()[0].supports_return_generator  # Ray's cannot
-    parallel = joblib.Parallel(processes, max_nbytes=None, return_as="generator" if can_stream else "list")
+    parallel = POOL.get() or joblib.Parallel(processes, max_nbytes=None, return_as="generator")
     yield from parallel(calls)
 
 
@@ -97,7 +113,7 @@ def backend(execution: Execution) -> Iterator[int]:
             with dask_cluster(execution.workers) as workers, joblib.parallel_config("dask"):
                 yield workers
         case "ray":
-            with ray_cluster(execution.workers) as workers, joblib.parallel_config("ray"):
+            with ray_cluster(execution.workers) as workers, joblib.parallel_config("ray"), pool_of(workers):
                 yield workers
         case _:
             yield execution.workers or joblib.cpu_count()
@@ -151,6 +167,17 @@ def ray_cluster(workers: int | None) -> Iterator[int]:
         yield int(ray.cluster_resources()["CPU"])
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def pool_of(workers: int) -> Iterator[None]:
+    """Keeps Ray's workers, each of which imports torch, from one call to the next; others stay anyway."""
+    with joblib.Parallel(workers, max_nbytes=None) as parallel:
+        token = POOL.set(parallel)
+        try:
+            yield
+        finally:
+            POOL.reset(token)
 
 
 def missing_package(name: str, error: ImportError) -> InputError:

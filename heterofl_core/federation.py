@@ -19,7 +19,9 @@ from heterofl_core.language import LanguageModelling
 from heterofl_core.levels import Mix, width_rate
 from heterofl_core.methods import shared_parameters
 from heterofl_core.models import build_model
+from heterofl_core.own import fingerprints
 from heterofl_core.params import RunParams
+from heterofl_core.personal import evaluate_personal
 from heterofl_core.randomness import generator, torch_seed
 from heterofl_core.selection import Index, random_index, rolling_index, static_index
 from heterofl_core.sliceable import SliceableModel
@@ -66,24 +68,26 @@ class Federation:
         params: of the run.
 
     Attributes:
+        own: digests of somebody's own files, as they are when they are read; see `own.fingerprints`.
         task: the data, who holds which, and how a model of it is judged.
         axes: of the global model, whose level is the largest of the mix.
         shared: names of the parameters that the server averages.
 
     Raises:
         InputError: the data cannot be had or shared among the clients, the model is not for such data or not
-            one that can be sliced (`contract`), or no client has the largest level.
+            one that can be sliced (`contract`), or no client has one of the levels.
     """
 
     def __init__(self, params: RunParams) -> None:
         self.params = params
+        self.own = fingerprints(params.dataset, params.arch)
         self.task: Task = (
             LanguageModelling(params) if params.dataset == "wikitext2" else Classification(params)
         )
         self.mix = Mix.parse(params.levels)
         self.fixed_levels = self.assign_levels()
-        for level in self.mix.levels:
-            check_model(params, self.task.example, self.model_options(level, self.task.sizes))
+        options = {level: self.model_options(level, self.task.sizes) for level in self.mix.levels}
+        check_model(params, self.task.example, options)
         model = self.global_model()
         self.axes = model.axes()
         self.shared = shared_parameters(params.method, model, params.shared_layers)
@@ -100,14 +104,15 @@ class Federation:
         return None
 
     def uniform_levels(self) -> list[str]:
-        """Each client's level, drawn once."""
-        seed, largest = self.params.seed, self.mix.largest
+        """Each client's level, drawn once; as in a trace, each level of the mix is somebody's."""
+        seed = self.params.seed
         levels = self.mix.uniform(self.params.num_clients, generator(seed, "uniform levels"))
-        if largest not in levels:
-            raise InputError(
-                f"seed {seed} gives none of {len(levels)} clients level {largest}, the largest of levels "
-                f"{self.params.levels!r}, under assignment 'uniform'; give another seed or more clients"
-            )
+        for level in self.mix.levels:
+            if level not in levels:
+                raise InputError(
+                    f"seed {seed} gives none of {len(levels)} clients level {level} of levels "
+                    f"{self.params.levels!r} under assignment 'uniform'; give another seed or more clients"
+                )
         return levels
 
     def model_options(self, level: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,18 +294,21 @@ class Federation:
 
     def evaluate(self, weights: Weights, workers: int, engine: Engine = PLAIN) -> dict[str, float]:
         """The metrics of what was learned: of the global model, or of the clients' own models."""
-
-        def copy(parameters: Mapping[str, Tensor]) -> ModelCopy:
-            return self.copy(parameters, self.mix.largest, self.task.sizes, engine.device)
-
-        if self.shared == set(weights.shared):
-            return self.task.evaluate(copy(weights.shared), workers)
+        if not self.params.has_personal_models:
+            return self.task.evaluate(self.whole_model(weights.shared, engine), workers)
         assert isinstance(self.task, Classification)  # the parameters allow no other
-        models = {
-            client: copy(weights.shared | weights.personal.get(client, {}))
+        return evaluate_personal(self.task, self.personal_models(weights, engine), workers)
+
+    def whole_model(self, parameters: Mapping[str, Tensor], engine: Engine = PLAIN) -> ModelCopy:
+        """A model of the largest level that holds these parameters."""
+        return self.copy(parameters, self.mix.largest, self.task.sizes, engine.device)
+
+    def personal_models(self, weights: Weights, engine: Engine = PLAIN) -> dict[int, ModelCopy]:
+        """Each client's own model, by client; who never trained has the first weights."""
+        return {
+            client: self.whole_model(weights.shared | weights.personal.get(client, {}), engine)
             for client in range(self.params.num_clients)
         }
-        return self.task.evaluate_personal(models, workers)
 
     def evaluate_sub_models(
         self, weights: Weights, workers: int, engine: Engine = PLAIN

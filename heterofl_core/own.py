@@ -8,7 +8,9 @@ from 0 on. A model `MODULE:CLASS` is a `SliceableModel` that Python can import.
 import hashlib
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from heterofl_core.errors import InputError
 from heterofl_core.folders import data_folder
@@ -43,15 +45,30 @@ def parquet_files(dataset: str) -> tuple[Path, Path]:
     return files
 
 
-def fingerprints(dataset: str, arch: str) -> dict[str, dict[str, str]]:
+def fingerprints(dataset: str, arch: str) -> dict[str, str]:
     """What a record says about a data set and a model that are not the study's: SHA-256 digests, by file.
 
     Returns:
         Empty if both are the study's.
+
+    Raises:
+        InputError: a file of the data set is missing.
     """
     files = list(parquet_files(dataset)) if is_own_dataset(dataset) else []
     if is_own_model(arch):
         spec = importlib.util.find_spec(arch.partition(":")[0])
         files += [Path(spec.origin)] if spec and spec.origin else []
-    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return {"own": digests} if digests else {}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def changed_files(record: Mapping[str, Any]) -> list[str]:
+    """The names of somebody's own files that are others now than when a run was recorded; nothing is known of
+    files that are not here.
+    """
+    if not record.get("own"):
+        return []
+    try:
+        now = fingerprints(record["params"]["dataset"], record["params"]["arch"])
+    except InputError:
+        return []
+    return [name for name, digest in record["own"].items() if now.get(name, digest) != digest]

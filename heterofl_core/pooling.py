@@ -30,8 +30,29 @@ def largest(parts: Sequence[Tensor]) -> Tensor:
     return torch.maximum(torch.maximum(parts[0], parts[1]), torch.maximum(parts[2], parts[3]))
 
 
+def check_window(
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> None:
+    """Raises a `NotImplementedError` unless PyTorch's options mean windows of 2×2, side by side."""
+    given = set(kernel), set(stride) or set(kernel), set(padding), set(dilation), ceil_mode
+    if given != ({2}, {2}, {0}, {1}, False):
+        raise NotImplementedError(
+            f"programs have max-pooling of 2×2 windows side by side only, not of kernel {kernel}, "
+            f"stride {stride}, padding {padding}, dilation {dilation}, ceil_mode {ceil_mode}"
+        )
+
+
 def max_pool(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
-    """Stands for `max_pool2d_with_indices`; the indices are zeros, since `max_pool_gradient` needs none."""
+    """Stands for `max_pool2d_with_indices`; the indices are zeros, since `max_pool_gradient` needs none.
+
+    Raises:
+        NotImplementedError: see `check_window`.
+    """
+    check_window(*window)
     pooled = largest(corners(x))
     return pooled, torch.zeros_like(pooled, dtype=torch.int64)
 

@@ -5,11 +5,12 @@ import functools
 import hashlib
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from heterofl_core.errors import InputError
 from heterofl_core.folders import ROOT
 
 RESULT_MODULES = (
@@ -18,6 +19,7 @@ RESULT_MODULES = (
     "cnn",
     "compiled",
     "data",
+    "decoded",
     "engines",
     "examples",
     "executor",
@@ -30,7 +32,9 @@ RESULT_MODULES = (
     "methods",
     "mlp",
     "models",
+    "parquet",
     "partition",
+    "personal",
     "pooling",
     "preresnet",
     "randomness",
@@ -44,8 +48,8 @@ RESULT_MODULES = (
     "vectorised",
 )
 """The modules that can change a result. Parameters cannot, since a record holds them all; what else is in
-`params` and `records` (a window's length, how many clients are active, which rounds are evaluated, which
-one is best) is held fast by tests.
+`params`, `records` and `checkpoints` (a window's length, how many clients are active, which rounds are
+evaluated, which one is best, the order of the tensors that a run goes on with) is held fast by tests.
 """
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "joblib")
@@ -67,14 +71,24 @@ def code() -> dict[str, Any]:
     return {
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),
-        "code_hash": hashed(),
+        "code_hash": hashed(RESULT_MODULES),
     }
 
 
-def hashed() -> str:
-    """The hash of `RESULT_MODULES`."""
+def check_code(of_run: str) -> None:
+    """For a process that a run started: raises an `InputError` if the code was changed in between.
+
+    Args:
+        of_run: the hash of the code that the run read.
+    """
+    if of_run != code_hash():
+        raise InputError("the code was changed while the run went on, which must be started again")
+
+
+def hashed(modules: Sequence[str]) -> str:
+    """A hash of what some modules mean."""
     digest = hashlib.sha256()
-    for module in RESULT_MODULES:
+    for module in modules:
         source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
         for piece in meaning(ast.parse(source)):
             digest.update(piece.encode() + b"\0")
@@ -128,4 +142,4 @@ def processor() -> str:
     return f"{names[0]} ({len(names)} cores)" if names else platform.machine()
 
 
-code()  # not when a run first asks: its modules have been imported by now
+code()  # not when a run first asks, which may be long after its modules were read

@@ -20,9 +20,9 @@ from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
 from heterofl_core.files import sweep
 from heterofl_core.locks import locked
-from heterofl_core.own import fingerprints
+from heterofl_core.own import changed_files
 from heterofl_core.params import Execution, RunParams
-from heterofl_core.provenance import provenance
+from heterofl_core.provenance import processor, provenance
 from heterofl_core.records import (
     METRICS,
     START_ANEW,
@@ -60,8 +60,10 @@ def execute(federation: Federation, execution: Execution) -> dict[str, Any]:
     with locked(run_id):
         drop_outlived(checkpoint_path(run_id), record_path(run_id))
         if is_done(federation.params) and not execution.force:
-            print(f"{run_id} is done already; force=True (or --force) redoes it")
-            return read_record(record_path(run_id))
+            record = read_record(record_path(run_id))
+            before = "".join(f", with another {name}" for name in changed_files(record))
+            print(f"{run_id} is done already{before}; force=True (or --force) redoes it")
+            return record
         for path in (checkpoint_path(run_id), rounds_path(run_id), record_path(run_id)):
             sweep(path)
         engine = engine_of(federation.params, execution)
@@ -108,12 +110,11 @@ def start(federation: Federation, checkpoint: Path, engine: Engine) -> RunState:
     Raises:
         InputError: the checkpoint cannot be used, or other versions, another engine or other files made it.
     """
-    params = federation.params
     origin = {
         "engine": engine.name,
-        "device": engine.device,
+        "device": machine(engine),
         **provenance()["versions"],
-        **fingerprints(params.dataset, params.arch).get("own", {}),
+        **federation.own,
     }
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -181,7 +182,12 @@ def make_record(federation: Federation, state: RunState, engine: Engine) -> dict
         "engine": engine.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
-        **fingerprints(params.dataset, params.arch),
-        **({"device": torch.cuda.get_device_name()} if engine.device == "cuda" else {}),
+        "device": machine(engine),
+        **({"own": federation.own} if federation.own else {}),
         "status": "done",
     }
+
+
+def machine(engine: Engine) -> str:
+    """The name of the processor or of the GPU that executes the clients."""
+    return torch.cuda.get_device_name() if engine.device == "cuda" else processor()

@@ -1,12 +1,13 @@
-"""WikiText2 as numbered tokens in memory, counted once and then read from a cache."""
+"""WikiText2 as numbered tokens."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
-from heterofl_core.data import read_cache, read_parquet, write_cache
+from heterofl_core.decoded import decoded
 from heterofl_core.errors import InputError
-from heterofl_core.folders import cache_folder, data_folder
+from heterofl_core.folders import data_folder
+from heterofl_core.parquet import read_parquet
 
 END_OF_LINE = "<eos>"
 
@@ -34,20 +35,20 @@ def load_text() -> Text:
     Raises:
         InputError: a file is missing or damaged; the message says exactly what to put where.
     """
-    cache = cache_folder() / "wikitext2"
-    arrays = read_cache(cache, Text)
-    if arrays is not None:
-        return Text(arrays["train"], arrays["test"], int(arrays["num_tokens"]))
+    arrays = decoded("wikitext2", Text, numbered)
+    return Text(arrays["train"], arrays["test"], int(arrays["num_tokens"]))
+
+
+def numbered() -> dict[str, np.ndarray]:
+    """The fields of `Text`, from the mirror."""
     train, test = read_words("train"), read_words("test")
     numbers = {word: number for number, word in enumerate(dict.fromkeys(train))}
     unknown = len(numbers)
-    text = Text(
-        train=np.array([numbers[word] for word in train]),
-        test=np.array([numbers.get(word, unknown) for word in test]),
-        num_tokens=unknown + 1,
-    )
-    write_cache(cache, {name: np.asarray(value) for name, value in asdict(text).items()})
-    return text
+    return {
+        "train": np.array([numbers[word] for word in train]),
+        "test": np.array([numbers.get(word, unknown) for word in test]),
+        "num_tokens": np.array(unknown + 1),
+    }
 
 
 def read_words(half: str) -> list[str]:

@@ -88,10 +88,10 @@ def group_update(group: Group) -> list[ClientUpdate]:
     clients = [Training(task, alone.model) for task in group.tasks]
     with torch.no_grad():
         for _ in range(group.tasks[0].local_epochs):
-            batches = [list(next(client.epochs)) for client in clients]
-            whole_batches(step, group.size, clients, batches)
-            for client, own in zip(clients, batches, strict=True):
-                for batch in own[num_batches(client.task) :]:
+            epochs = [next(client.epochs) for client in clients]
+            whole_batches(step, group.size, clients, epochs)
+            for client, rest in zip(clients, epochs, strict=True):
+                for batch in rest:
                     client.take(*alone(*client.state, *batch, client.held, client.active(True), client.lr))
     return [new_update(client.task, client.state[0], client.losses) for client in clients]
 
@@ -129,8 +129,9 @@ class Training:
         return torch.tensor(flag, device=self.task.model.device)
 
 
-def whole_batches(step: Step, size: int, clients: list[Training], batches: list[list[Batch]]) -> None:
-    """A step of all clients for each whole batch of the client that has most of them.
+def whole_batches(step: Step, size: int, clients: list[Training], epochs: list[Iterator[Batch]]) -> None:
+    """A step of all clients for each whole batch of the client that has most of them; takes these from the
+    clients' epochs.
 
     One that has no more of them waits, with its last batch; the last client stands in for those that the
     group lacks.
@@ -142,9 +143,11 @@ def whole_batches(step: Step, size: int, clients: list[Training], batches: list[
 
     counts = [num_batches(client.task) for client in clients]
     state, held = of_all([client.state for client in clients]), of_all([client.held for client in clients])
-    losses = []
+    losses: list[Tensor] = []
+    batches: dict[int, Batch] = {}
     for number in range(max(counts)):
-        now = of_all([own[min(number, count - 1)] for own, count in zip(batches, counts, strict=True)])
+        batches |= {place: next(epochs[place]) for place, count in enumerate(counts) if number < count}
+        now = of_all([batches[place] for place in range(len(clients))])
         flags = [client.active(number < count) for client, count in zip(clients, counts, strict=True)]
         *state, loss = step(*state, *now, held, of_all(flags), clients[0].lr)
         losses.append(loss.reshape(size))

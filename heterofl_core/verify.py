@@ -25,6 +25,7 @@ from heterofl_core.equivalence import (
 from heterofl_core.errors import InputError
 from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
+from heterofl_core.own import changed_files
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.provenance import provenance
 from heterofl_core.records import (
@@ -96,7 +97,9 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
 def changed_since(record: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What of a record's provenance is otherwise now: name, then and now."""
     here = provenance() | ({"device": gpu()} if device_of_record(record) == "cuda" else {})
-    return {name: (record[name], value) for name, value in here.items() if record[name] != value}
+    changed = {name: (record[name], value) for name, value in here.items() if record[name] != value}
+    others = changed_files(record)
+    return changed | ({"own": (f"other {', '.join(others)}", "those here")} if others else {})
 
 
 @contextmanager

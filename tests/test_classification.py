@@ -1,5 +1,6 @@
 """Global and Local accuracy, of one model and of personal ones."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from heterofl_core import classification
+from heterofl_core import classification, personal
 from heterofl_core.classification import (
     BATCH,
     Classification,
     PartOfData,
-    PersonalModels,
     accuracy,
-    probabilities_of,
 )
 from heterofl_core.clients import ModelCopy
 from heterofl_core.data import Images
@@ -25,6 +24,7 @@ from heterofl_core.executor import on_one_thread, side_by_side
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
 from heterofl_core.partition import Partition
+from heterofl_core.personal import PersonalModel, evaluate_personal, probabilities_of
 from heterofl_core.randomness import generator
 from heterofl_core.statistics import collect_statistics
 
@@ -306,7 +306,7 @@ def test_personal_models_by_hand(by_hand: Classification) -> None:
         1: model_of(biases=[0, 2, 0], brightness=[0, -2, 2]),
         2: model_of(biases=[0, 0, 9], brightness=[0, 0, 0]),
     }
-    found = by_hand.evaluate_personal(models, workers=1)
+    found = evaluate_personal(by_hand, models, workers=1)
     assert found["local_accuracy"] == pytest.approx(100 * 5 / 6)
     sure, other = np.exp(2) / (np.exp(2) + 2), 1 / (np.exp(2) + 2)  # of models 0 and 1
     assert sure + other < 1 + 2 * other  # so of a dark image, too, the ensemble thinks label 2
@@ -319,7 +319,7 @@ def test_the_ensemble_averages_probabilities_and_not_logits(by_hand: Classificat
     models = {
         client: model_of(biases, brightness=[0, 0, 0]) for client, biases in enumerate([fairly, very, fairly])
     }
-    assert by_hand.evaluate_personal(models, workers=1)["global_accuracy"] == 100 * 3 / 8
+    assert evaluate_personal(by_hand, models, workers=1)["global_accuracy"] == 100 * 3 / 8
 
 
 def test_a_personal_models_statistics_come_from_its_clients_training_images() -> None:
@@ -345,7 +345,7 @@ def test_a_personal_models_statistics_come_from_its_clients_training_images() ->
             if task.partition.held[client, labels[image]]:
                 total += 1
                 right += int(probabilities[client, image].argmax() == labels[image])
-    found = task.evaluate_personal(models, workers=1)
+    found = evaluate_personal(task, models, workers=1)
     assert found["local_accuracy"] == pytest.approx(100 * right / total, abs=0.5)
     assert found["global_accuracy"] == pytest.approx(accuracy(probabilities.sum(dim=0), labels), abs=0.5)
 
@@ -354,7 +354,7 @@ def test_nobodys_image_counts_for_personal_models_in_global_accuracy_only(by_han
     """Everybody is sure of label 2, which images 4 and 5 have; of those that count, one in five."""
     give_away(by_hand, 5)
     models = {client: model_of(biases=[0, 0, 9], brightness=[0, 0, 0]) for client in range(3)}
-    assert by_hand.evaluate_personal(models, workers=1) == {
+    assert evaluate_personal(by_hand, models, workers=1) == {
         "global_accuracy": 100 * 2 / 8,
         "local_accuracy": pytest.approx(100 * 1 / 5),
     }
@@ -365,14 +365,18 @@ def test_a_group_answers_with_the_sum_of_its_probabilities_and_each_clients_own(
 ) -> None:
     biases = {0: [2.0, 0.0, 0.0], 2: [0.0, 1.0, -1.0]}
     nothing = by_hand.images(slice(0, 1), augmented=False)  # there is no norm that needs statistics
-    job = PersonalModels(
-        models={client: model_of(values, brightness=[0, 0, 0]) for client, values in biases.items()},
-        train=dict.fromkeys(biases, nothing),
-        own={client: by_hand.partition.test[client] for client in biases},
-        test=by_hand.test_images(),
-        seed=0,
-    )
-    together, own = probabilities_of(job)
+    models = [
+        PersonalModel(
+            client,
+            model_of(values, brightness=[0, 0, 0]),
+            train=nothing,
+            own=by_hand.partition.test[client],
+            test=by_hand.test_images(),
+            seed=0,
+        )
+        for client, values in biases.items()
+    ]
+    together, own = probabilities_of(models)
     each = {client: np.exp(values) / np.exp(values).sum() for client, values in biases.items()}
     np.testing.assert_allclose(together, np.tile(each[0] + each[2], (8, 1)), rtol=1e-6)
     assert together.dtype == np.float64
@@ -384,17 +388,17 @@ def test_a_group_answers_with_the_sum_of_its_probabilities_and_each_clients_own(
 
 def personal_jobs(
     monkeypatch: pytest.MonkeyPatch, task: Classification, models: dict[int, ModelCopy]
-) -> list[PersonalModels]:
+) -> list[list[PersonalModel]]:
     """The jobs that an evaluation consists of."""
-    seen: list[PersonalModels] = []
+    seen: list[list[PersonalModel]] = []
 
     def remember(function: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> list[Any]:
         seen.extend(jobs)
         return side_by_side(function, jobs, workers)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classification, "side_by_side", remember)
-        task.evaluate_personal(models, workers=1)
+        patch.setattr(personal, "side_by_side", remember)
+        evaluate_personal(task, models, workers=1)
     return seen
 
 
@@ -402,18 +406,16 @@ def test_a_job_has_ten_clients_each_with_its_own_images(monkeypatch: pytest.Monk
     task = digits_task(num_clients=23, augmented_statistics=True, seed=4)
     models = {client: initial(task, seed=client) for client in range(23)}
     jobs = personal_jobs(monkeypatch, task, models)
-    assert [list(job.models) for job in jobs] == [[*range(10)], [*range(10, 20)], [20, 21, 22]]
-    for job in jobs:
-        assert list(job.train) == list(job.own) == list(job.models)
-        assert job.seed == 4
-        assert not job.test.augmented
-        np.testing.assert_array_equal(job.test.inputs, task.data.test_inputs)
-        for client, copy in job.models.items():
-            assert copy is models[client]
-            assert job.train[client].augmented
-            own = task.data.train_inputs[task.partition.train[client]]
-            np.testing.assert_array_equal(job.train[client].inputs, own)
-            np.testing.assert_array_equal(job.own[client], task.partition.test[client])
+    assert [[one.client for one in job] for job in jobs] == [[*range(10)], [*range(10, 20)], [20, 21, 22]]
+    for one in itertools.chain.from_iterable(jobs):
+        assert one.model is models[one.client]
+        assert one.seed == 4
+        assert one.train.augmented
+        own = task.data.train_inputs[task.partition.train[one.client]]
+        np.testing.assert_array_equal(one.train.inputs, own)
+        np.testing.assert_array_equal(one.own, task.partition.test[one.client])
+        assert not one.test.augmented
+        np.testing.assert_array_equal(one.test.inputs, task.data.test_inputs)
 
 
 @pytest.mark.parametrize("augmented", [True, False])
@@ -423,16 +425,16 @@ def test_neither_workers_nor_groups_change_the_numbers_of_personal_models(
     task = digits_task(num_clients=5, partition="dirichlet-1", augmented_statistics=augmented)
     models = {client: initial(task, seed=client) for client in range(5)}
     (whole,) = personal_jobs(monkeypatch, task, models)
-    found = [task.evaluate_personal(models, workers=1)]
-    monkeypatch.setattr(classification, "GROUP", 2)
+    found = [evaluate_personal(task, models, workers=1)]
+    monkeypatch.setattr(personal, "GROUP", 2)
     parts = personal_jobs(monkeypatch, task, models)
-    assert [len(job.models) for job in parts] == [2, 2, 1]
+    assert [len(job) for job in parts] == [2, 2, 1]
     together, own = on_one_thread(probabilities_of, whole)
     answers = [on_one_thread(probabilities_of, part) for part in parts]
     for _, group in answers:
         for client, probabilities in group.items():
             np.testing.assert_array_equal(probabilities, own[client])
     np.testing.assert_allclose(np.sum([answer for answer, _ in answers], axis=0), together, rtol=1e-12)
-    found += [task.evaluate_personal(models, workers) for workers in (1, 2)]
+    found += [evaluate_personal(task, models, workers) for workers in (1, 2)]
     assert found[0] == found[1] == found[2]
     assert 0 < found[0]["local_accuracy"] < 60

@@ -222,10 +222,11 @@ def test_a_programs_name_tells_its_kind(cache: Path, change: dict[str, Any]) -> 
     [
         (compiled, "processor", lambda: "another processor"),
         (compiled, "code_hash", lambda: "another code"),
+        (compiled, "compiler_version", lambda: "another compiler"),
         (torch, "__version__", "another version"),
     ],
 )
-def test_a_programs_name_tells_processor_code_and_torch(
+def test_a_programs_name_tells_processor_code_compiler_and_torch(
     cache: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: str | Callable[[], str]
 ) -> None:
     """A program would end another processor's process with an illegal instruction."""
@@ -234,7 +235,31 @@ def test_a_programs_name_tells_processor_code_and_torch(
     assert program_path(KIND) != before
 
 
+def test_the_compilers_version_is_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("#!/bin/sh\necho mine 1.2\necho a licence\n", encoding="utf-8")
+    mine.chmod(0o755)
+    monkeypatch.setenv("CXX", str(mine))
+    assert compiled.compiler_version.__wrapped__() == "mine 1.2"
+
+
 # Builds that fail
+
+
+@pytest.mark.parametrize("content", [b"", b"no program"])
+def test_a_damaged_program_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path)
+    kind = replace(KIND, clip_norm=9.0)
+    path = program_path(kind)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(InputError) as failure:
+        program_of(kind)
+    assert str(failure.value).startswith(f"program {path} is damaged (")
+    assert str(failure.value).endswith("); delete it, and it is built anew")
+    assert "\n" not in str(failure.value)
 
 
 @needs_compiler

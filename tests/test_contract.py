@@ -10,7 +10,7 @@ from heterofl_core import models
 from heterofl_core.contract import check_model
 from heterofl_core.errors import InputError
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.selection import LABELS, Axis
+from heterofl_core.selection import LABELS, Axis, scaled_width
 from heterofl_core.sliceable import Layout, SliceableModel
 
 EXAMPLE = torch.empty(1, 1, 2, 2, device="meta")
@@ -18,18 +18,23 @@ OPTIONS: dict[str, Any] = {"width_rate": 1.0, "num_labels": 3}
 
 
 class Tiny(SliceableModel):
-    """Two linear layers: four pixels, four hidden units, a score for each label."""
+    """Two linear layers: four pixels, five hidden units, a score for each label."""
 
     def __init__(self, width_rate: float, num_labels: int) -> None:
         super().__init__()
-        self.hidden, self.scores = nn.Linear(4, 4), nn.Linear(4, num_labels)
+        width = self.width(width_rate)
+        self.hidden, self.scores = nn.Linear(4, width), nn.Linear(width, num_labels)
+
+    def width(self, width_rate: float) -> int:
+        return scaled_width(5, width_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.scores(self.hidden(x.flatten(1)))
         return scores
 
     def layout(self) -> Layout:
-        width, labels = Axis("width", 4), Axis(LABELS, self.scores.out_features)
+        width = Axis("width", self.hidden.out_features)
+        labels = Axis(LABELS, self.scores.out_features, shrinks=False)
         return {"hidden": (width, None), "scores": (labels, width)}
 
 
@@ -40,8 +45,11 @@ class WithoutOptions(Tiny):
 
 class Shared(Tiny):
     def __init__(self, width_rate: float, num_labels: int) -> None:
-        super().__init__(width_rate, 4)
-        self.scores.weight = self.hidden.weight
+        super().__init__(width_rate, num_labels)
+        self.scores.bias = self.hidden.bias
+
+    def width(self, width_rate: float) -> int:
+        return 3
 
 
 class OneTooMany(Tiny):
@@ -51,15 +59,48 @@ class OneTooMany(Tiny):
 
 class WithoutLabels(Tiny):
     def layout(self) -> Layout:
-        width = Axis("width", 4)
+        width = Axis("width", self.hidden.out_features)
         return {"hidden": (width, None), "scores": (None, width)}
+
+
+class RoundedDown(Tiny):
+    def width(self, width_rate: float) -> int:
+        return int(5 * width_rate)
+
+
+class HeldWhole(Tiny):
+    def layout(self) -> Layout:
+        return {
+            "hidden": (None, None),
+            "scores": (Axis(LABELS, self.scores.out_features, shrinks=False), None),
+        }
+
+
+class OneNameForTwo(Tiny):
+    def layout(self) -> Layout:
+        return {
+            "hidden": (Axis(LABELS, self.hidden.out_features), None),
+            "scores": (Axis(LABELS, self.scores.out_features, shrinks=False), None),
+        }
+
+
+class WithBuffer(Tiny):
+    def __init__(self, width_rate: float, num_labels: int) -> None:
+        super().__init__(width_rate, num_labels)
+        self.register_buffer("offset", torch.ones(1), persistent=False)
+
+
+class WithDropout(Tiny):
+    def __init__(self, width_rate: float, num_labels: int) -> None:
+        super().__init__(width_rate, num_labels)
+        self.noise_layer = nn.Dropout(0.5)
 
 
 def checked(kind: type[SliceableModel], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
     """Checks a network as that of a run."""
     monkeypatch.setitem(models.ARCHITECTURES, "cnn", kind)
     params: RunParams = run_params(dataset="mnist", levels="e", **settings)
-    check_model(params, EXAMPLE, OPTIONS)
+    check_model(params, EXAMPLE, {"a": OPTIONS, "b": OPTIONS | {"width_rate": 0.5}})
 
 
 def test_a_network_that_keeps_to_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +114,7 @@ def test_a_network_that_keeps_to_it_passes(monkeypatch: pytest.MonkeyPatch) -> N
             WithoutOptions,
             r"arch 'cnn' cannot be built \(.*\); it must take the options width_rate, num_labels",
         ),
-        (Shared, r"arch 'cnn' uses the tensor of 'scores.weight' in another layer, too; each .* its own"),
+        (Shared, r"arch 'cnn' uses the tensor of 'scores.bias' in another layer, too; each .* its own"),
         (
             OneTooMany,
             r"arch 'cnn' makes scores of shape \(1, 4\) from one example; needed are \(1, 3\), .* label",
@@ -81,6 +122,26 @@ def test_a_network_that_keeps_to_it_passes(monkeypatch: pytest.MonkeyPatch) -> N
         (
             WithoutLabels,
             r"label_restricted True needs an axis named 'labels' in .*; allowed without it is False",
+        ),
+        (
+            RoundedDown,
+            r"arch 'cnn' has at level b a tensor 'hidden.weight' of shape \(2, 4\), .* has \(3, 4\); each .*",
+        ),
+        (
+            HeldWhole,
+            r"arch 'cnn' has at level b a tensor 'hidden.weight' of shape \(3, 4\), .* has \(5, 4\); .*",
+        ),
+        (
+            OneNameForTwo,
+            r"the layout of arch 'cnn' has an axis 'labels' of 5 coordinates and one of 3; each .* its own",
+        ),
+        (
+            WithBuffer,
+            r"arch 'cnn' has a buffer 'offset' that no state_dict holds, so it would not travel; .*",
+        ),
+        (
+            WithDropout,
+            r"arch 'cnn' has a layer 'noise_layer' of type Dropout, which would draw the same for all .*",
         ),
     ],
 )
@@ -99,4 +160,4 @@ def test_an_example_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(models.ARCHITECTURES, "cnn", Tiny)
     larger = torch.empty(1, 1, 3, 3, device="meta")
     with pytest.raises(InputError, match=r"^arch 'cnn' with norm 'sbn' cannot take .* \(1, 3, 3\) \("):
-        check_model(run_params(dataset="mnist", levels="e"), larger, OPTIONS)
+        check_model(run_params(dataset="mnist", levels="e"), larger, {"e": OPTIONS})

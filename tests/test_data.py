@@ -16,14 +16,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from heterofl_core import data, folders
+from heterofl_core import decoded as decoded_module
 from heterofl_core.data import (
     Images,
     load_images,
-    read_cache,
     read_images,
     torchvision_datasets,
-    write_cache,
 )
+from heterofl_core.decoded import READERS, read_cache, write_cache
 from heterofl_core.errors import InputError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
@@ -197,7 +197,7 @@ def test_the_second_load_needs_no_mirror_and_is_identical(
     assert same(first, second)
     assert [path.name for path in folder.iterdir()] == ["cache"]
     assert sorted(path.relative_to(folder / "cache") for path in (folder / "cache").rglob("*.*")) == [
-        Path(dataset) / name for name in CACHED
+        Path(f"{dataset}_{READERS}") / name for name in CACHED
     ]
 
 
@@ -208,7 +208,14 @@ def test_data_are_decoded_once(folder: Path, decoded: list[str]) -> None:
     assert same(load_images("mnist"), A_FEW)
     assert same(load_images("mnist"), A_FEW)
     assert decoded == ["mnist"]
-    assert sorted(path.name for path in (folder / "cache" / "mnist").iterdir()) == CACHED
+    assert sorted(path.name for path in (folder / "cache" / f"mnist_{READERS}").iterdir()) == CACHED
+
+
+def test_what_other_code_decoded_is_not_used(decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    load_images("mnist")
+    monkeypatch.setattr(decoded_module, "READERS", "a hash of other modules")
+    load_images("mnist")
+    assert decoded == ["mnist", "mnist"]
 
 
 @pytest.mark.usefixtures("folder")
@@ -232,11 +239,11 @@ def arrays_of(images: Images) -> list[np.ndarray]:
 def test_a_cache_that_lacks_a_file_is_made_anew(folder: Path, decoded: list[str], lacking: str) -> None:
     """As one whose writer was killed between two files."""
     load_images("mnist")
-    (folder / "cache" / "mnist" / lacking).unlink()
-    assert read_cache(folder / "cache" / "mnist", Images) is None
+    (folder / "cache" / f"mnist_{READERS}" / lacking).unlink()
+    assert read_cache(folder / "cache" / f"mnist_{READERS}", Images) is None
     assert same(load_images("mnist"), A_FEW)
     assert decoded == ["mnist", "mnist"]
-    assert sorted(path.name for path in (folder / "cache" / "mnist").iterdir()) == CACHED
+    assert sorted(path.name for path in (folder / "cache" / f"mnist_{READERS}").iterdir()) == CACHED
 
 
 def test_a_read_only_mirror_is_not_written_to(
@@ -248,7 +255,9 @@ def test_a_read_only_mirror_is_not_written_to(
     monkeypatch.setattr(folders, "ROOT", checkout)
     load_images("mnist")
     assert list(mirror.iterdir()) == []
-    assert sorted(path.name for path in (checkout / "data" / "cache" / "mnist").iterdir()) == CACHED
+    assert (
+        sorted(path.name for path in (checkout / "data" / "cache" / f"mnist_{READERS}").iterdir()) == CACHED
+    )
 
 
 @pytest.mark.parametrize("name", CACHED)
@@ -257,7 +266,7 @@ def test_a_damaged_cache_is_named_with_what_to_do(
     folder: Path, decoded: list[str], name: str, damage: str
 ) -> None:
     load_images("mnist")
-    path = folder / "cache" / "mnist" / name
+    path = folder / "cache" / f"mnist_{READERS}" / name
     match damage:
         case "empty":
             path.write_bytes(b"")
@@ -344,7 +353,7 @@ def test_cifar10_is_read_from_its_three_files(folder: Path, monkeypatch: pytest.
     pixels = COLOURED.transpose(0, 3, 1, 2)
     assert same(load_images("cifar10"), Images(pixels, COLOURED_LABELS, pixels[4:], COLOURED_LABELS[4:]))
     assert asked == [([first, second], "img", 50_000), ([test], "img", 10_000)]
-    assert sorted(path.name for path in (folder / "cache" / "cifar10").iterdir()) == CACHED
+    assert sorted(path.name for path in (folder / "cache" / f"cifar10_{READERS}").iterdir()) == CACHED
 
 
 def test_the_rows_of_both_files_are_counted_together(folder: Path) -> None:

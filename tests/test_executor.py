@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from heterofl_core import executor
+from heterofl_core.errors import InputError
 from heterofl_core.executor import on_one_thread, side_by_side
 
 
@@ -118,6 +120,16 @@ def test_they_stay_so_when_a_job_fails() -> None:
         on_one_thread(refuse, 3)
     assert torch.get_num_threads() == 3
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_read_other_code_than_the_run_does_nothing(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would train with what was edited meanwhile, and the record would name what was there before."""
+    monkeypatch.setattr(executor, "code_hash", lambda: "that of the run")
+    with pytest.raises(InputError, match=r"^the code was changed while the run went on, which must be"):
+        side_by_side(answer, [0, 1], workers)
 
 
 def test_a_failure_in_a_worker_is_raised_here() -> None:

@@ -214,12 +214,12 @@ def test_fix_costs_what_the_clients_cost_that_came_out() -> None:
     assert_costs(federation, {"a": 0.4, "e": 0.6})
 
 
-def test_uniform_refuses_a_draw_without_the_largest_level() -> None:
-    """Nobody would train what only the global model has."""
-    with pytest.raises(
-        InputError, match=r"^seed 0 gives none of 2 clients level a, the largest of levels 'a-c-e'"
-    ):
-        federation_of("a-c-e", assignment="uniform", num_clients=2)
+@pytest.mark.parametrize(("num_clients", "seed", "absent"), [(2, 0, "a"), (10, 1, "e")])
+def test_uniform_refuses_a_draw_without_one_of_the_levels(num_clients: int, seed: int, absent: str) -> None:
+    """Nobody would train what only the largest has, and the slice of another would be nobody's."""
+    sentence = rf"^seed {seed} gives none of {num_clients} clients level {absent} of levels 'a-b-c-d-e' under"
+    with pytest.raises(InputError, match=sentence):
+        federation_of("a-b-c-d-e", assignment="uniform", num_clients=num_clients, seed=seed)
 
 
 def test_uniform_costs_what_the_drawn_levels_cost() -> None:

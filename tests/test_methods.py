@@ -231,7 +231,7 @@ def test_personal_models_are_evaluated_each_with_its_own_parameters(
         seen.update({client: copy.parameters for client, copy in models.items()})
         return {"workers": workers}
 
-    monkeypatch.setattr(Classification, "evaluate_personal", remember)
+    monkeypatch.setattr("heterofl_core.federation.evaluate_personal", remember)
     assert federation.evaluate(weights, workers=2) == {"workers": 2}
     assert list(seen) == list(range(CLIENTS))
     for client, parameters in seen.items():
@@ -246,7 +246,7 @@ def test_the_number_of_workers_changes_neither_personal_parameters_nor_accuracie
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With two clients a job, so that there are jobs for two workers."""
-    monkeypatch.setattr("heterofl_core.classification.GROUP", 2)
+    monkeypatch.setattr("heterofl_core.personal.GROUP", 2)
     federation = federation_of(method, levels="d")
     weights = [federation.run_round(federation.initial_weights(), 1, workers)[0] for workers in (1, 2)]
     assert_identical(weights[0].shared, weights[1].shared)

@@ -12,11 +12,12 @@ from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from heterofl_core.data import load_images
+from heterofl_core.equivalence import is_current
 from heterofl_core.errors import InputError
 from heterofl_core.estimate import Sizes, sizes_of
 from heterofl_core.federation import Federation
 from heterofl_core.models import build_model
-from heterofl_core.own import is_own_dataset, is_own_model
+from heterofl_core.own import changed_files, is_own_dataset, is_own_model
 from heterofl_core.params import Execution, run_params
 from heterofl_core.runs import execute
 
@@ -225,6 +226,28 @@ def test_a_run_on_ones_own_records_what_it_used(
     files = [folder / "train.parquet", folder / "test.parquet", tmp_path / "own_models.py"]
     assert record["own"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     assert record["engine"] == "plain"
+
+
+def test_a_run_whose_files_changed_is_no_longer_current(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HETEROFL_OUTPUTS", str(tmp_path / "outputs"))
+    for half in ("train", "test"):
+        write(folder, half, [0, 1, 0, 1, 0, 1])
+    params = run_params(dataset="own-mine", levels="e", arch="mlp", num_clients=3, rounds=1)
+    federation = Federation(params)
+    write(folder, "test", [1, 0, 1, 0])  # after it was read, and before the run begins
+    record = execute(federation, Execution(workers=1))
+    assert changed_files(record) == ["test.parquet"]
+    assert not is_current(record)
+    write(folder, "test", [0, 1, 0, 1, 0, 1])
+    assert is_current(record)
+    write(folder, "train", [1, 0, 1, 0])
+    capsys.readouterr()
+    execute(Federation(params), Execution(workers=1))
+    assert "is done already, with another train.parquet; force=True" in capsys.readouterr().out
+    (folder / "train.parquet").unlink()
+    assert is_current(record)  # on a machine without the data nothing is known of them
 
 
 def test_a_program_of_an_own_model_is_refused(module: str, folder: Path) -> None:

@@ -1,5 +1,8 @@
 """Max-pooling by comparisons is PyTorch's own, and so is its gradient."""
 
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,11 +11,13 @@ from torch.nn import functional as F
 
 from heterofl_core.pooling import POOLING, corners, max_pool, max_pool_gradient
 
+KERNEL = [2, 2]
+
 
 def test_a_window_by_hand() -> None:
     x = torch.tensor([[[[1.0, 5.0, 9.0], [7.0, 2.0, 9.0], [9.0, 9.0, 9.0]]]])
     assert [corner.item() for corner in corners(x)] == [1.0, 5.0, 7.0, 2.0]
-    assert max_pool(x)[0].item() == 7.0
+    assert max_pool(x, KERNEL)[0].item() == 7.0
     assert max_pool_gradient(torch.tensor([[[[3.0]]]]), x).tolist() == [[[[0, 0, 0], [3, 0, 0], [0, 0, 0]]]]
 
 
@@ -31,7 +36,7 @@ def test_values_and_gradients_are_pytorchs(height: int, width: int, channels_las
     pooled = F.max_pool2d(x, 2)
     weights = torch.randn(pooled.shape, generator=random)
     (pooled * weights).sum().backward()
-    assert torch.equal(max_pool(x.detach())[0], pooled)
+    assert torch.equal(max_pool(x.detach(), KERNEL)[0], pooled)
     assert x.grad is not None
     assert torch.equal(max_pool_gradient(weights, x.detach()), x.grad)
 
@@ -45,3 +50,12 @@ def test_a_traced_step_has_comparisons_in_place_of_pytorchs_operators() -> None:
     assert "maximum" in graph.code
     assert "pool" not in graph.code
     assert torch.equal(graph(x), gradient(x))
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 3}, {"stride": 1}, {"padding": 1}, {"dilation": 2}, {"ceil_mode": True}]
+)
+def test_other_windows_are_refused_when_a_step_is_traced(options: dict[str, Any]) -> None:
+    x = torch.randn(1, 2, 7, 7)
+    with pytest.raises(NotImplementedError, match="2×2 windows side by side only"):
+        make_fx(lambda x: F.max_pool2d(x, **{"kernel_size": 2} | options), decomposition_table=POOLING)(x)

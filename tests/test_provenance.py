@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from heterofl_core import provenance
-from heterofl_core.provenance import RESULT_MODULES, git, meaning
+from heterofl_core.provenance import RESULT_MODULES, git, hashed, meaning
 
 CORE = Path(provenance.__file__).parent
 NO_RESULT = {
@@ -158,31 +158,31 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_hash_follows_the_code_that_trains_and_no_other(copy: Path) -> None:
-    before = provenance.hashed()
+    before = hashed(RESULT_MODULES)
     for change in ("# a comment\n", '"""A text that nobody reads."""\n'):
         with (copy / "heterofl.py").open("a") as file:
             file.write(change)
     with (copy / "figures.py").open("a") as file:
         file.write("COLOUR = 'red'\n")
-    assert provenance.hashed() == before
+    assert hashed(RESULT_MODULES) == before
     with (copy / "heterofl.py").open("a") as file:
         file.write("DECAY = 1\n")
-    assert provenance.hashed() != before
+    assert hashed(RESULT_MODULES) != before
 
 
 @pytest.mark.parametrize("module", RESULT_MODULES)
 def test_each_hashed_module_counts(copy: Path, module: str) -> None:
-    before = provenance.hashed()
+    before = hashed(RESULT_MODULES)
     with (copy / f"{module}.py").open("a") as file:
         file.write("ANSWER = 42\n")
-    assert provenance.hashed() != before
+    assert hashed(RESULT_MODULES) != before
 
 
 def test_provenance_names_versions_machine_commit_and_code() -> None:
     found = provenance.provenance()
     assert set(found) == {"versions", "device", "git_commit", "git_dirty", "code_hash"}
     assert set(found["versions"]) == {"python", "torch", "numpy", "scikit-learn", "joblib"}
-    assert found["code_hash"] == provenance.hashed()
+    assert found["code_hash"] == hashed(RESULT_MODULES)
     assert found["device"]
     assert json.loads(json.dumps(found)) == found
 

@@ -506,7 +506,8 @@ def test_outputs_that_cannot_be_written_are_found_before_any_work(
 
 @pytest.mark.usefixtures("outputs")
 @pytest.mark.parametrize(
-    ("name", "other"), [("torch", "9"), ("engine", "compiled"), ("train.parquet", "0123")]
+    ("name", "other"),
+    [("torch", "9"), ("engine", "compiled"), ("device", "another processor"), ("train.parquet", "0123")],
 )
 def test_a_checkpoint_that_was_written_with_something_else_is_refused_and_stays(
     interrupted: Callable[..., None], name: str, other: object
