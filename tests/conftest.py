@@ -16,6 +16,8 @@ LONGEST = (
     "test_end_to_end",
     "test_disasters",
     "test_notebooks",
+    "test_runs",
+    "test_engines",
 )
 """Files that are begun first, so that no process waits for one of them at the end."""
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,6 +23,10 @@ PARAMS = run_params(
     milestones=[1],
     eval_every=2,
 )
+
+
+HERE: dict[str, Any] = {"processes": False, "protocol": "tcp", "dashboard_address": None}
+"""For a Dask cluster of which only the threads are counted: in this process."""
 
 
 def curve(execution: Execution) -> str:
@@ -51,7 +56,7 @@ def test_two_workers_anywhere_give_what_one_gives(outputs: Path, expected: str, 
 def test_dask_workers_of_two_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would share torch's generator, and the result would depend on chance."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, **HERE) as cluster:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
         with (
             pytest.raises(InputError, match=r"workers of \[2\] threads; .* --nthreads 1"),
@@ -62,7 +67,7 @@ def test_dask_workers_of_two_threads_are_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_dask_cluster_that_runs_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **HERE) as cluster:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
         with backend(Execution(backend="dask", workers=7)) as workers:
             assert workers == 1  # those that the cluster has

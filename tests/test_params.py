@@ -954,5 +954,5 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | No
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(f"dataset: mnist\nlevels: e\n{line}\n")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=f"^file {path} must hold lines of the form"):
         split_settings(read_yaml(path))
