@@ -43,7 +43,7 @@ VERDICTS = {
 }
 """What can be said of a claim whose measured comparisons are all by the paper's schedule."""
 
-IN_SHORT_RUNS = {"reproduced": "supported", "not reproduced": "contradicted"}
+IN_SHORT_RUNS = {"reproduced": "supported", "not reproduced": "not borne out"}
 """The weaker words for a claim of which a measured comparison is by a shorter schedule."""
 
 
@@ -156,7 +156,7 @@ def verdict(outcomes: Sequence[str]) -> str:
     return "reproduced" if 2 * counts["holds"] >= len(outcomes) else "undecided"
 
 
-def judged(evidence: Evidence, comparison: Comparison) -> tuple[Difference | None, str]:
-    """The measured difference of a comparison, and its outcome."""
-    found = difference(evidence, comparison.better, comparison.worse, comparison.metric)
+def judged(evidence: Evidence, comparison: Comparison, which: str = "best") -> tuple[Difference | None, str]:
+    """The measured difference of a comparison, and its outcome; for `which` see `Answer.values`."""
+    found = difference(evidence, comparison.better, comparison.worse, comparison.metric, which)
     return found, outcome(found, comparison.margin, comparison.full)

@@ -11,7 +11,13 @@ HIDDEN_SIZES = (64, 128, 256, 512)
 
 
 class ConvolutionBlock(nn.Module):
-    """A 3×3 convolution with bias, then Equation (4): φ(norm(Scaler(·))), φ being ReLU."""
+    """A 3×3 convolution with bias, then Equation (4): φ(norm(Scaler(·))), φ being ReLU.
+
+    Args:
+        in_channels, out_channels: of the convolution.
+        norm: see `layers.norm_layer`.
+        scale: see `layers.Scaler`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, scale: float) -> None:
         super().__init__()

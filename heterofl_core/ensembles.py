@@ -22,8 +22,8 @@ from heterofl_core.records import ensembles_path
 from heterofl_core.verify import again, check_end, recorded_run
 
 RECORDED = "mean of probabilities"
-"""How a run's Global accuracy is recorded. Liang et al. (2020) published code for the mean of logits, the
-majority and the mean of parameters.
+"""How a run's Global accuracy is recorded. Liang et al. (2020) published code for the mean of outputs, which
+are probabilities on MNIST and their logarithms on CIFAR10, for the majority and for the mean of parameters.
 """
 
 

@@ -134,6 +134,16 @@ class Answer:
         """The metric of each run by its seed; see `values`."""
         return dict(zip(self.seeds, self.values(metric, which), strict=True))
 
+    @property
+    def sliced_levels(self) -> list[str]:
+        """The levels whose slices of the global model were judged."""
+        return sorted({level for record in self.records for level in record.get("sub_models", {})})
+
+    def slices(self, level: str, metric: str) -> dict[int, float]:
+        """The metric of a level's slice of the final global model, by seed."""
+        found = [record.get("sub_models", {}).get(level, {}).get(metric) for record in self.records]
+        return {seed: value for seed, value in zip(self.seeds, found, strict=True) if value is not None}
+
 
 class Evidence:
     """All records, by what they answer.

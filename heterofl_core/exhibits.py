@@ -17,6 +17,7 @@ from heterofl_core.paper import (
     EXCERPT,
     SOURCES,
     ablation,
+    defined_otherwise,
     paper_value,
     run_of_ablation,
     run_of_row,
@@ -95,7 +96,7 @@ def beside(
 
 def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | None) -> dict[str, str]:
     """What the table says of one run, as HTML; `±` is half of the 95 % interval of the mean over seeds. A run
-    that is shorter than the paper's has no difference to its number.
+    that is shorter than the paper's, or measures something else, has no difference to its number.
 
     Args:
         paper: what is printed for it.
@@ -103,14 +104,15 @@ def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | No
     printed = "–" if paper is None else f"{paper:.{DECIMALS}f}"
     if answer is None:
         return dict.fromkeys(COLUMNS, "") | {"Paper": printed, "Ours": not_run(asked)}
-    found, as_long = estimate(answer.values(metric)), answer.full
+    found = estimate(answer.values(metric))
+    like = answer.full and not defined_otherwise(asked, metric)
     return {
         "Paper": printed,
         "Ours": linked(answer, f"{found.mean:.{DECIMALS}f}{MARKS[answer.state]}"),
         "Schedule": answer.schedule,
         "±": "" if math.isnan(found.half_width) else f"{found.half_width:.{DECIMALS}f}",
         "Seeds": str(found.count),
-        "Difference": signed(found.mean - paper) if paper is not None and as_long else "",
+        "Difference": signed(found.mean - paper) if paper is not None and like else "",
         "Final": f"{estimate(answer.values(metric, 'final')).mean:.{DECIMALS}f}",
     }
 
@@ -163,10 +165,10 @@ def sub_models(metric: str) -> Styler | HTML:
     ]
     table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
     worse, better = ((sign * found["gain"] > found["half_width"]).sum() for sign in (-1, 1))
-    judged = found["gain"].count()
+    beside, judged = found["gain"].count(), found["half_width"].count()
     table.set_caption(
-        f"Of {judged} slices beside a level alone, {worse} are worse by more than ±, {better} are better by "
-        f"more, and of {judged - worse - better} that is open."
+        f"Of {beside} slices beside a level alone, {worse} are worse by more than ±, and {better} better; "
+        f"for {judged - worse - better} the interval includes zero, and {beside - judged} have none."
     )
     return unless_empty(searchable(table))
 

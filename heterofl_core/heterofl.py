@@ -44,6 +44,9 @@ def aggregate(
         axes: of the global model.
         updates: for each client what it holds, and its parameters in the shapes of that block.
 
+    Returns:
+        The global parameters of this round, by name.
+
     Sums are taken in float64: the mean of float32 values is then as good as exact.
     """
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}

@@ -48,7 +48,7 @@ def dropout(x: Tensor, rate: float, noise: Tensor | None) -> Tensor:
 
 
 class StaticBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation without running estimates: sBN (Section 3).
+    """Batch normalisation without running estimates: sBN (Section 3); takes what `nn.BatchNorm2d` takes.
 
     In training it normalises each batch by its own statistics and remembers nothing, so clients have
     nothing to upload that describes their data. In evaluation it uses statistics that
@@ -117,8 +117,8 @@ def mask_logits(logits: Tensor, held: Tensor, masked_loss: str) -> Tensor:
     """What the masked cross-entropy does to the logits of labels that the client does not hold.
 
     Args:
-        logits: shape (batch, labels).
-        held: shape (labels,) or (batch, labels), true for labels in the client's data.
+        logits: shape (..., labels).
+        held: shape (labels,) or that of the logits, true for labels in the client's data.
         masked_loss: `zero` sets absent logits to 0, so that their classes stay in the softmax as
             constants (the paper's choice); `neg_inf` takes them out of it; `detach` keeps their
             values and stops their gradient; `none` changes nothing.

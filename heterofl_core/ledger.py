@@ -1,9 +1,11 @@
 """The claims of `claims.py` as tables of the book. Nothing here needs torch."""
 
 import html
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -21,9 +23,9 @@ from heterofl_core.claims import (
     read_question,
     verdict,
 )
-from heterofl_core.differences import noises
 from heterofl_core.evidence import MARKS, Evidence
 from heterofl_core.exhibits import all_evidence
+from heterofl_core.noise import noises
 from heterofl_core.paper import TABLES, paper_gain
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.printing import signed
@@ -135,6 +137,44 @@ def short(run: RunParams, other: RunParams) -> str:
     usual = run_params(dataset=run.dataset, levels=run.levels).assignment
     told = run.assignment != usual or (run.levels == other.levels and run.assignment != other.assignment)
     return ", ".join([run.levels, *([run.assignment] if told else []), *([changed] if changed else [])])
+
+
+def robustness() -> str:
+    """How much hangs on the number of comparisons, and on the best round: Markdown."""
+    evidence = all_evidence()
+    asked = [claim.of(dataset) for claim in read_claims() for dataset in TABLES]
+    best, final = (
+        [[judged(evidence, one, which) for one in some] for some in asked] for which in ("best", "final")
+    )
+    counts = Counter(came for some in best for _, came in some)
+    intervals = sum(counts[came] for came in WITH_INTERVAL)
+    chances = [
+        found.p_value(one.margin)
+        for one, (found, came) in zip(chain(*asked), chain(*best), strict=True)
+        if found and came in ("holds", "fails")
+    ]
+    moved = sum(one != other for (_, one), (_, other) in zip(chain(*best), chain(*final), strict=True))
+    turned = sum(
+        verdict([came for _, came in one]) != verdict([came for _, came in other])
+        for one, other in zip(best, final, strict=True)
+    )
+    return (
+        f"Of {intervals} comparisons with an interval, {counts['holds']} hold and {counts['fails']} fail. "
+        f"Holm's correction for {intervals} comparisons leaves {survivors(chances, intervals)} of these. "
+        f"Judged by the last round and not by the best, {moved} of {len(list(chain(*asked)))} outcomes and "
+        f"{turned} of {len(asked)} verdicts would be others."
+    )
+
+
+def survivors(chances: Sequence[float], comparisons: int) -> int:
+    """How many comparisons Holm's step-down procedure still tells from chance, at a level of 5 % for all.
+
+    Args:
+        chances: the p-values of those that seem to be told.
+        comparisons: how many were made.
+    """
+    passed = (chance <= 0.05 / (comparisons - place) for place, chance in enumerate(sorted(chances)))
+    return sum(itertools.takewhile(bool, passed))
 
 
 def rules() -> Styler:

@@ -112,7 +112,9 @@ class LocalStep:
         """A step of one client: parameters and velocity after it, and the loss before it, in nats.
 
         Args:
-            velocity: of momentum; zeros before the first step.
+            parameters: of the client's model, by name.
+            velocity: of momentum, in the parameters' shapes; zeros before the first step.
+            inputs, targets: a whole batch, as the task's examples give it.
             noise: see `SliceableModel.noise`.
             held: see `masked_cross_entropy`.
             active: boolean, without dimensions; where false, nothing moves.

@@ -3,7 +3,7 @@
 | method | shared | Section, source |
 |---|---|---|
 | `heterofl` | everything; clients may have different levels | Section 3 |
-| `fedavg` | everything; one level, no label mask | McMahan et al. (2017) |
+| `fedavg` | everything; one level, no label mask, a mean that does not weigh | after McMahan et al. (2017) |
 | `lg-fedavg` | the last layers; each client keeps its own first layers | Liang et al. (2020) |
 | `standalone` | nothing; each client trains alone | Liang et al. (2020) |
 """

@@ -97,6 +97,13 @@ def paper_value(params: RunParams, metric: str, sources: Sequence[str] = SOURCES
     return next((value for value in values if value is not None), None)
 
 
+def defined_otherwise(params: RunParams, metric: str) -> bool:
+    """Whether a printed number is not of what we measure: Standalone's Global accuracy is that of a mean of
+    parameters, ours that of the mean of predicted probabilities.
+    """
+    return (params.method, metric) == ("standalone", "global_accuracy")
+
+
 def paper_gain(better: RunParams, worse: RunParams, metric: str) -> float | None:
     """How much better one result is than another in a table that prints both; None if there is none."""
     for source in SOURCES:

@@ -42,6 +42,11 @@ def make_partition(
         kind: `iid`, `non-iid-k` for at most k labels a client, or `dirichlet-α` for shares of each label
             drawn from a Dirichlet distribution: the smaller α > 0, the more uneven.
         train_labels, test_labels: shape (examples,).
+        num_clients: among whom.
+        rng: for all draws.
+
+    Returns:
+        Who has which examples, and holds which labels.
 
     Raises:
         InputError: there are more clients than examples, the labels cannot be dealt evenly, or a

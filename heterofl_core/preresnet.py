@@ -18,6 +18,12 @@ class PreActivationBlock(nn.Module):
 
     The shortcut is the input itself, or a 1×1 convolution of the first activation where the block changes
     the width or the resolution.
+
+    Args:
+        in_channels, out_channels: of the block.
+        stride: of the first convolution, and of the shortcut's.
+        norm: see `layers.norm_layer`.
+        scale: see `layers.Scaler`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str, scale: float) -> None:

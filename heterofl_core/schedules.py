@@ -19,7 +19,7 @@ def planned_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
     Empty for an unknown data set.
 
     Raises:
-        InputError: the protocol does not exist for the data set.
+        InputError: the protocol does not exist for the data set, or its factor is too small.
     """
     dataset = str(given.get("dataset"))
     plans = SCHEDULES["own"] if is_own_dataset(dataset) else SCHEDULES["datasets"].get(dataset)
@@ -58,8 +58,14 @@ def shortened(plan: Mapping[str, Any], factor: Any) -> dict[str, Any]:
         return {"schedule_factor": factor}
     if not 0 < factor <= 1:
         return {"schedule_factor": factor}
+    milestones = [max(1, round(milestone * factor)) for milestone in plan["milestones"]]
+    if len(set(milestones)) < len(milestones):
+        raise InputError(
+            f"schedule_factor {factor} brings the milestones {plan['milestones']} to {milestones}, where a "
+            "decay would be lost; give a larger one"
+        )
     return {
         "schedule_factor": factor,
         "rounds": max(1, round(plan["rounds"] * factor)),
-        "milestones": sorted({max(1, round(milestone * factor)) for milestone in plan["milestones"]}),
+        "milestones": milestones,
     }

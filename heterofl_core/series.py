@@ -5,9 +5,9 @@ import math
 
 import pandas as pd
 
-from heterofl_core.differences import half_width, pair_noise
 from heterofl_core.evidence import Answer, Evidence, estimate, how_long
 from heterofl_core.levels import LEVELS
+from heterofl_core.noise import half_width, kind, pair_noise, repeated, repeated_slices, slice_kind
 from heterofl_core.paper import paper_value
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import METRICS, read_rounds
@@ -96,38 +96,29 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
         mix), `level`, `sliced` (its slice of the final global model, the mean over `seeds`), `alone` (the
         final model where all clients have that level), `gain` (how much the slice is better, negative where
         it is worse; see `records.Metric.gain`), `half_width` (of the gain's 95 % interval, from the noise of
-        pairs as in `differences`) and `seeds` (how many). Where the level alone was not run with any of the
+        such pairs) and `seeds` (how many). Where the level alone was not run with any of the
         seeds, what depends on it is NaN. Runs without a norm are left out: see the page.
     """
     rows = []
     for answer in evidence.all_answers():
         if answer.params.norm == "none" or (metric, answer.params.partition) == ("local_accuracy", "iid"):
             continue
-        for level in levels_sliced(answer):
-            if sliced := slices(answer, level, metric):
+        for level in answer.sliced_levels:
+            if sliced := answer.slices(level, metric):
                 of_the_mix = {"levels", "assignment", "trace"}
                 settings = answer.params.model_dump(exclude=of_the_mix, exclude_none=True)
                 alone_run = run_params(**settings, levels=level)
                 alone_answer = evidence.answer(alone_run, how_long(answer.params))
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
-                both = (answer.params, alone_run)
-                noise, freedom = pair_noise(evidence, both, metric, "final", answer.rounds)
+                pool = repeated(evidence, alone_run, metric, "final")
+                pool += repeated_slices(evidence, alone_run, metric)
+                both = slice_kind(answer.params), kind(alone_run)
+                noise, freedom = pair_noise(pool, both, answer.rounds)
                 a_pair = half_width(noise, freedom, pairs=1)
                 rows.append(
                     {"answer": answer, "level": level} | slice_beside_alone(sliced, alone, metric, a_pair)
                 )
     return pd.DataFrame(rows, columns=["answer", "level", "sliced", "alone", "gain", "half_width", "seeds"])
-
-
-def levels_sliced(answer: Answer) -> list[str]:
-    """The levels whose slices of the global model were judged."""
-    return sorted({level for record in answer.records for level in record.get("sub_models", {})})
-
-
-def slices(answer: Answer, level: str, metric: str) -> dict[int, float]:
-    """The metric of a level's slice of the final global model, by seed."""
-    found = [record.get("sub_models", {}).get(level, {}).get(metric) for record in answer.records]
-    return {seed: value for seed, value in zip(answer.seeds, found, strict=True) if value is not None}
 
 
 def slice_beside_alone(
@@ -169,14 +160,14 @@ def slices_by_share(evidence: Evidence, dataset: str, partition: str, metric: st
     for (large, small), mixes in runs.items() if schedule else ():
         answers = {10 * tenths: evidence.answer(run, schedule) for tenths, run in enumerate(mixes, 1)}
         found = {
-            share: answer for share, answer in answers.items() if answer and slices(answer, small, metric)
+            share: answer for share, answer in answers.items() if answer and answer.slices(small, metric)
         }
         seeds = {seed for answer in found.values() for seed in answer.seeds}
         if found and (alone := evidence.answer(mixed(dataset, partition, (large, small), 0), schedule)):
             own = [value for seed, value in alone.by_seed(metric, "final").items() if seed in seeds]
             rows += [(large, small, 0, own, alone.schedule)] if own else []
         rows += [
-            (large, small, share, list(slices(answer, small, metric).values()), answer.schedule)
+            (large, small, share, list(answer.slices(small, metric).values()), answer.schedule)
             for share, answer in found.items()
         ]
     points = pd.DataFrame(rows, columns=["large", "small", "share", "values", "schedule"])

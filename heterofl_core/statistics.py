@@ -53,8 +53,11 @@ def count_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[Moments]:
     count, a sum and a sum of squares for each channel, once.
 
     Args:
-        model: left in training mode.
+        model: left in training mode if it has sBN layers, else as it was.
         batches: of shape (batch, channels, height, width).
+
+    Returns:
+        One for each sBN layer, in the order of `static_norms`.
     """
     norms = static_norms(model)
     moments = [Moments() for _ in norms]

@@ -25,6 +25,11 @@ class Attention(nn.Module):
     """Multi-head self-attention; all heads stay at every level, and each becomes narrower.
 
     The temperature is the root of the head's own width.
+
+    Args:
+        embedding: width of what comes in and goes out.
+        head_width: of each of the `HEADS` heads.
+        scale: see `layers.Scaler`.
     """
 
     def __init__(self, embedding: int, head_width: int, scale: float) -> None:
@@ -49,7 +54,13 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and two linear layers, each followed by dropout, a residual sum and layer normalisation."""
+    """Attention and two linear layers, each followed by dropout, a residual sum and layer normalisation.
+
+    Args:
+        embedding: width of what comes in and goes out.
+        hidden: width between the two linear layers.
+        head_width, scale: see `Attention`.
+    """
 
     def __init__(self, embedding: int, hidden: int, head_width: int, scale: float) -> None:
         super().__init__()

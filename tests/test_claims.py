@@ -207,7 +207,7 @@ def test_the_page_explains_every_word_and_what_the_intervals_rest_on(
     outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explained = vars(ledger.rules())["data"]["is said"].str.cat(sep=" ")
-    for word in ("holds", "fails", "open", "no interval", "supported", "contradicted", "undecided"):
+    for word in ("holds", "fails", "open", "no interval", "supported", "not borne out", "undecided"):
         assert word in explained
     records = [
         a_record(value, levels=levels, seed=seed)
@@ -218,3 +218,32 @@ def test_the_page_explains_every_word_and_what_the_intervals_rest_on(
     (row,) = vars(ledger.scatter())["data"].to_dict("records")
     assert (row["Data"], row["Kind"]) == ("MNIST, iid", "heterofl, cnn, sbn, zero, static")
     assert [row[name] for name in ("Standard deviation", "Degrees of freedom")] == ["1.00", "1.0"]
+
+
+def test_holms_procedure_by_hand() -> None:
+    """Of ten comparisons: 0.004 ≤ 0.05/10 and 0.0055 ≤ 0.05/9; 0.0064 > 0.05/8 ends it, whatever follows."""
+    assert ledger.survivors([0.0064, 0.004, 0.0055, 0.0065], 10) == 2
+    assert ledger.survivors([0.006], 10) == 0
+    assert ledger.survivors([], 10) == 0
+
+
+def test_what_hangs_on_the_best_round_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the best round e is better than a by 1 with each seed, by the last round worse by 1."""
+    records = [
+        a_record(best, levels=levels, seed=seed)
+        | {"metrics": {"best_global_accuracy": best, "final_global_accuracy": final}}
+        for levels, values in {"e": ((98.0, 95.0), (98.1, 95.1)), "a": ((97.0, 96.0), (97.1, 96.1))}.items()
+        for seed, (best, final) in enumerate(values)
+    ]
+    settings = {"dataset": "mnist"}
+    comparison = Comparison(
+        run_params(**settings, levels="e"), run_params(**settings, levels="a"), "global_accuracy"
+    )
+    claim = Claim(1, "e is better than a", "nowhere", (comparison,))
+    monkeypatch.setattr(ledger, "read_claims", lambda: [claim])
+    monkeypatch.setattr(ledger, "all_evidence", lambda: Evidence(records))
+    assert ledger.robustness() == (
+        "Of 1 comparisons with an interval, 1 hold and 0 fail. Holm's correction for 1 comparisons leaves 1 "
+        "of these. Judged by the last round and not by the best, 1 of 1 outcomes and 1 of 3 verdicts would "
+        "be others."
+    )

@@ -260,6 +260,12 @@ def test_a_read_only_mirror_is_not_written_to(
     )
 
 
+@pytest.mark.usefixtures("folder")
+def test_somebody_elses_mirror_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert folders.cache_folder() == folders.ROOT / "data" / "cache"
+
+
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("damage", ["empty", "truncated", "no array", "a pickle", "pickled objects"])
 def test_a_damaged_cache_is_named_with_what_to_do(

@@ -12,8 +12,8 @@ from pandas.io.formats.style import Styler
 from test_evidence import a_record
 
 from heterofl_core import exhibits, series
-from heterofl_core.differences import pair_noise
 from heterofl_core.evidence import Evidence, quantile
+from heterofl_core.noise import kind, pair_noise, repeated, repeated_slices, slice_kind
 from heterofl_core.params import run_params
 from heterofl_core.records import record_path, write_run
 
@@ -56,6 +56,27 @@ def test_a_cell_that_was_not_run_says_so_and_how_to_run_it(recorded: Write) -> N
     command = "make run P=&quot;-p dataset=mnist -p levels=a-e -p partition=non-iid-2&quot;"
     assert cell["Ours"] == f"<details><summary>not run</summary><code>{command}</code></details>"
     assert [cell[name] for name in ("±", "Seeds", "Difference", "Schedule")] == ["", "", "", ""]
+
+
+def test_what_is_defined_otherwise_has_no_difference(recorded: Write) -> None:
+    """Standalone's Global accuracy; its Local one is the same."""
+    settings: dict[str, Any] = {
+        "levels": "a",
+        "method": "standalone",
+        "arch": "mlp",
+        "partition": "non-iid-2",
+    }
+    record = a_record(30.0, **settings)
+    record["metrics"] |= {"best_local_accuracy": 98.0, "final_local_accuracy": 98.0}
+    recorded(record)
+    shown = {
+        metric: data(exhibits.results("mnist", "non-iid-2", metric)).set_index("Model").loc["Standalone"]
+        for metric in ("global_accuracy", "local_accuracy")
+    }
+    assert {metric: row["Difference"] for metric, row in shown.items()} == {
+        "global_accuracy": "",
+        "local_accuracy": "−0.72",
+    }
 
 
 def test_a_cell_has_mean_interval_seeds_difference_and_schedule_and_leads_to_its_run(recorded: Write) -> None:
@@ -279,7 +300,9 @@ def test_a_slice_stands_beside_its_level_alone_of_the_same_seeds() -> None:
     (row,) = numbers(found)
     # the final accuracies alone are 96.5 and 92 with the seeds 0 and 1: gains of 0.5 and -1
     mix, alone = (run_params(dataset="mnist", levels=levels) for levels in ("d-e", "e"))
-    noise, freedom = pair_noise(Evidence(records), (mix, alone), "global_accuracy", "final", 200)
+    pool = repeated(Evidence(records), mix, "global_accuracy", "final")
+    pool += repeated_slices(Evidence(records), mix, "global_accuracy")
+    noise, freedom = pair_noise(pool, (slice_kind(mix), kind(alone)), 200)
     half_width = quantile(freedom) * noise / math.sqrt(2)
     assert row == {
         "level": "e",
@@ -320,7 +343,7 @@ def test_local_accuracy_of_slices_is_left_out_where_it_is_global_accuracy() -> N
 def test_the_table_of_slices_counts_those_that_are_worse_or_better_by_more_than_chance(
     recorded: Write,
 ) -> None:
-    """Level e alone ends with 96. Levels a and b, in which a run is off by 0.01, lend their noise."""
+    """Level e alone ends with 96. Two mixes, which are off by 0.01 as their slices are, lend their noise."""
     mixes = [
         *(
             a_mix(accuracy, levels=f"{level}-e")
@@ -329,25 +352,25 @@ def test_the_table_of_slices_counts_those_that_are_worse_or_better_by_more_than_
         a_mix(90.0, protocol="short", norm="gn"),
     ]
     steady = [
-        a_record(best, levels=level, seed=seed)
-        for level, values in {"a": (99.0, 99.02), "b": (98.0, 98.06)}.items()
+        a_record(best, levels=levels, seed=seed) | {"sub_models": {"d": {"global_accuracy": best - 10}}}
+        for levels, values in {"a-d": (99.0, 99.02), "b-d": (98.0, 98.06)}.items()
         for seed, best in enumerate(values)
     ]
     for record in [*mixes, *steady, a_record(97.0, levels="e")]:
         recorded(record)
     table = exhibits.sub_models("global_accuracy")
     assert vars(table)["caption"] == (
-        "Of 3 slices beside a level alone, 1 are worse by more than ±, 1 are better by more, and of 1 that "
-        "is open."
+        "Of 3 slices beside a level alone, 1 are worse by more than ±, and 1 better; for 1 the interval "
+        "includes zero, and 0 have none."
     )
     lines = data(table).drop(columns=["Data", "Level"])
     assert f'<a href="../runs/{mixes[0]["run_id"]}.html">a-e, dynamic</a>' in set(lines["Mix"])
     lines["Mix"] = lines["Mix"].str.replace("<.*?>", "", regex=True)
-    width = (
-        "0.36"  # 12.706 · √2 · 0.02, where 0.02 is what four runs are off by 0.01 with one degree of freedom
-    )
+    width = "0.07"  # 3.182 · 0.0231: eight values are off by 0.01, with 1.5 degrees of freedom for each kind
     assert sorted(lines.itertuples(index=False, name=None)) == [
+        ("a-d, dynamic", "89.01", "not run", "–", "", "2", "paper"),
         ("a-e, dynamic", "97.00", "96.00", "+1.00", width, "1", "paper"),
+        ("b-d, dynamic", "88.03", "not run", "–", "", "2", "paper"),
         ("b-e, dynamic", "95.00", "96.00", "−1.00", width, "1", "paper"),
         ("c-e, dynamic", "96.01", "96.00", "+0.01", width, "1", "paper"),
         ("d-e, dynamic, norm gn", "90.00", "not run", "–", "", "1", "short, 20 rounds"),

@@ -956,3 +956,12 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path, line: str) -> None:
     path.write_text(f"dataset: mnist\nlevels: e\n{line}\n")
     with pytest.raises(InputError, match=f"^file {path} must hold lines of the form"):
         split_settings(read_yaml(path))
+
+
+def test_a_factor_that_loses_a_decay_is_refused() -> None:
+    """Of two milestones one would remain, and the learning rate would fall once."""
+    sentence = (
+        r"^schedule_factor 0.002 brings the milestones \[150, 250\] to \[1, 1\], where a decay would be"
+    )
+    with pytest.raises(InputError, match=sentence):
+        run_params(dataset="cifar10", levels="e", protocol="short", schedule_factor=0.002)

@@ -23,9 +23,20 @@ NO_RESULT = {
 AROUND = {
     *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
     *("status", "timings", "verify", "report", "figures", "pages", "speed", "results"),
-    *("evidence", "differences", "paper", "claims", "ledger", "exhibits", "series", "tables", "run_pages"),
+    *(
+        "evidence",
+        "differences",
+        "noise",
+        "paper",
+        "claims",
+        "ledger",
+        "exhibits",
+        "series",
+        "tables",
+        "run_pages",
+    ),
     *("equivalence", "table4", "result_figures", "interactive", "closely", "counts", "coverage", "badges"),
-    *("course", "confusions", "ensembles", "titles"),
+    *("course", "confusions", "ensembles", "titles", "run_pages"),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 
