@@ -37,6 +37,7 @@ PAGES = BOOK / "course"
 SOLUTION = re.compile(r"^(?P<indent> *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION", re.DOTALL | re.MULTILINE)
 MARKER = re.compile(r"^ *### (BEGIN|END) SOLUTION\n?", re.MULTILINE)
 TITLE = re.compile(r"^# (\d+\. .*)$", re.MULTILINE)
+NEEDS = re.compile(r"\*\*Prerequisites\.\*\* (.+?)\n\n", re.DOTALL)
 LEARN = re.compile(r"\*\*Time to learn\.\*\* (\d+) minutes")
 CHAPTER_LINK = re.compile(r"\]\((\d\d-[\w-]+)\.md")
 
@@ -343,6 +344,7 @@ def overview() -> pd.DataFrame:
         rows.append(
             {
                 "Chapter": f'<a href="course/{path.stem}.html">{title[1] if title else path.stem}</a>',
+                "Needs": ", ".join(str(number) for number in prerequisites(text)),
                 "To learn (minutes)": minutes[1] if minutes else "",
                 "Exercises": str(text.count("### BEGIN SOLUTION")),
                 "Ran in (seconds)": in_seconds(times),
@@ -350,6 +352,12 @@ def overview() -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def prerequisites(text: str) -> list[int]:
+    """The chapters that a chapter leads to under its prerequisites."""
+    found = NEEDS.search(text)
+    return sorted({int(name[:2]) for name in CHAPTER_LINK.findall(found[1] if found else "")})
 
 
 def in_seconds(times: Mapping[str, float]) -> str:

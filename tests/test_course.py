@@ -362,10 +362,18 @@ def test_a_page_shows_the_task_and_folds_the_solution_or_has_none(doubling: Path
     assert "return x + y" not in nbformat.writes(pages[1])
 
 
+@BY_NAME
+def test_a_chapter_needs_earlier_ones_only(path: Path) -> None:
+    number, needed = int(path.stem[:2]), course.prerequisites(path.read_text(encoding="utf-8"))
+    assert all(1 <= other < number for other in needed)
+    assert needed or number == 1
+
+
 def test_the_instructors_page_lists_chapters_and_mistakes(doubling: Path) -> None:
     course.work_through(doubling)
     (row,) = course.overview().to_dict("records")
     assert row["Chapter"] == '<a href="course/01-doubling.html">1. Doubling</a>'
+    assert row["Needs"] == ""
     assert row["To learn (minutes)"] == "5"
     assert row["Exercises"] == "1"
     assert row["Ran in (seconds)"].isdecimal()
