@@ -25,9 +25,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from heterofl_core import course, interactive
+from heterofl_core.folders import ROOT
 from heterofl_core.pages import copy_pages
 
-ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM_ARGS = [
     "--no-sandbox",
     "--disable-gpu",

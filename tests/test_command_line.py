@@ -415,16 +415,42 @@ def test_a_plan_that_does_not_exist_is_refused_with_those_that_do(refused: Calla
     assert sentence == "plan 'missing.yaml' is unknown; allowed are cpu, gpu, or a YAML file"
 
 
-def test_settings_reach_the_runs_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_reach_the_runs_of_a_plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked: list[Any] = []
 
     def work_off(*how: Any, **changes: Any) -> list[str]:
         asked.append((*how, changes))
-        return []
+        return ["one", "another"]
 
     monkeypatch.setattr("heterofl_core.results.work_off", work_off)
     assert main(["results", "--plan", "gpu", "-p", "device=cuda", "-p", "seed=1"]) == 0
-    assert asked == [("gpu", 1.0, Execution(device="cuda"), {"seed": 1})]
+    assert main(["results", "--hours", "2.5"]) == 0
+    assert asked == [("gpu", 1.0, Execution(device="cuda"), {"seed": 1}), ("cpu", 2.5, Execution(), {})]
+    assert capsys.readouterr().out == "2 runs done\n" * 2
+
+
+@pytest.mark.parametrize("command", ["confusions", "ensembles"])
+def test_what_is_counted_of_a_finished_run_is_named(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        f"heterofl_core.{command}.write_{command}",
+        lambda run_id, execution: f"{run_id} by {execution.engine}",
+    )
+    assert main([command, "some_run"]) == 0
+    assert capsys.readouterr().out == "some_run by auto\n"
+
+
+@pytest.mark.parametrize(("flags", "asked"), [([], (False, False)), (["--again", "--mnist"], (True, True))])
+def test_a_course_is_executed_as_far_as_it_is_asked_for(
+    flags: list[str], asked: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[bool, bool]] = []
+    monkeypatch.setattr("heterofl_core.course.bring_up_to_date", lambda *how: given.append(how))
+    assert main(["course", *flags]) == 0
+    assert given == [asked]
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,8 @@ from heterofl_core.course import (
     with_answer,
 )
 from heterofl_core.errors import InputError
+from heterofl_core.folders import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 BY_NAME = pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
 RUNS_IN = re.compile(
     r"\*\*Runs in\.\*\* Under (\d+) minutes? on two CPU cores(?:, and with MNIST under (\d+))?"

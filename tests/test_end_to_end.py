@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from heterofl_core.folders import ROOT
+
 TOC = """\
 format: jb-book
 root: report/runs
@@ -20,7 +22,6 @@ chapters:
   - file: bibliography
   - glob: executed/*
 """
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

@@ -21,12 +21,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from heterofl_core.folders import data_folder
+from heterofl_core.folders import ROOT, data_folder
 from heterofl_core.params import run_params
 from heterofl_core.pipeline import MEMORY_MB, WORKER_MB
 from heterofl_core.records import record_path
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = {"dataset": "digits", "protocol": "smoke", "num_clients": 20}
 RUNS = {levels: run_params(**TINY, levels=levels).run_id for levels in ("e", "d-e")}
 

@@ -3,13 +3,12 @@
 import io
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 
 from heterofl_core import figures
+from heterofl_core.folders import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
