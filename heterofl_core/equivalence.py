@@ -3,7 +3,7 @@
 A hash tells that code changed, not that a result would. So some runs that the old code made are begun again
 with today's, and for each network one run is done to its end. What was found is kept in a certificate. A
 record of the old code counts as today's if no digit differed, and each of its traits is one of the runs
-compared.
+compared; or of those that were compared with code in between, and of those that this was compared with.
 
 outputs/equivalent/THEN-NOW.json   a certificate, named after the hashes of the old code and of today's
 
@@ -51,8 +51,8 @@ def is_certified(record: Record) -> bool:
     Raises:
         InputError: the certificate cannot be used.
     """
-    covered = certified(certificate_path(record["code_hash"]))
-    return bool(covered) and traits(record) <= covered
+    found = covered(record["code_hash"])
+    return bool(found) and traits(record) <= found
 
 
 def traits(record: Record) -> set[str]:
@@ -102,6 +102,14 @@ def first_look(record: Record) -> int:
     return int(min(params["eval_every"], first_milestone(record), last_look(record)))
 
 
+def look_behind_milestone(record: Record) -> int:
+    """The first round behind the first milestone that is evaluated in its turn, or the last round."""
+    if not milestones(record):
+        return last_look(record)
+    every = record["params"]["eval_every"]
+    return min(last_look(record), (int(first_milestone(record)) // every + 1) * every)
+
+
 def compared(comparison: Comparison) -> set[str]:
     """The traits of a run that show in so many rounds."""
     record, rounds = comparison
@@ -116,8 +124,8 @@ def compared(comparison: Comparison) -> set[str]:
 def samples(records: Sequence[Record], seen: Collection[str] = ()) -> list[Comparison]:
     """What to compare so that all traits of some records are seen.
 
-    For each network, if milestones or slices were not seen, the cheapest run that has them is compared to its
-    end; then come the cheapest beginnings that add a trait.
+    For each network, if milestones or slices were not seen, the cheapest run that has them is compared until
+    they show; then come the cheapest beginnings that add a trait.
 
     Args:
         seen: traits that were compared before.
@@ -128,7 +136,7 @@ def samples(records: Sequence[Record], seen: Collection[str] = ()) -> list[Compa
         by_network[record["params"]["arch"]].append(record)
     for some in by_network.values():
         while ends := set().union(*map(milestones, some), *map(slices, some)) - covered:
-            runs = [(record, last_look(record)) for record in some]
+            runs = [(record, look(record)) for record in some for look in (look_behind_milestone, last_look)]
             best = min(runs, key=lambda run: (-len(ends & compared(run)), cost(run)))
             chosen.append(best)
             covered |= compared(best)
@@ -163,10 +171,33 @@ def certify(comparison: Comparison, differences: int) -> None:
         content.pop("digest", None)
         content["comparisons"][record["run_id"]] = {"rounds": rounds, "differences": differences}
         write_text(path, json.dumps(content | {"digest": digest(content, "")}, indent=2) + "\n")
-    certified.cache_clear()
+    covered.cache_clear()
 
 
 @functools.cache
+def covered(then: str, beside: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The traits in which today's code gives what the code of a hash gave: by a certificate, or by one that
+    leads to code in between and one that leads on from there.
+
+    Args:
+        beside: code that a way does not come back to.
+
+    Raises:
+        InputError: a certificate, or one of its records, cannot be used.
+    """
+    found = set(certified(certificate_path(then)))
+    for path in certificate_path(then).parent.glob(f"{then}-*.json"):
+        between = path.stem.partition("-")[2]
+        if between not in {code_hash(), *beside}:
+            found |= certified(path) & covered(between, beside | {then})
+    return frozenset(found)
+
+
+def leads_on(then: str) -> bool:
+    """Whether certificates of other code lead to this one, and so from there to today's if this has one."""
+    return any(certificate_path(then).parent.glob(f"*-{then}.json"))
+
+
 def certified(path: Path) -> frozenset[str]:
     """The traits that a certificate covers: those of the runs compared, while their records are there. None
     if a number differed, or if there is no certificate.

@@ -15,10 +15,11 @@ from heterofl_core.checkpoints import RunState
 from heterofl_core.engines import Engine, engine_of
 from heterofl_core.equivalence import (
     certificate_path,
-    certified,
     certify,
+    covered,
     differing,
     is_current,
+    leads_on,
     read_certificate,
     samples,
 )
@@ -185,13 +186,14 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
         alike = record["versions"] == here["versions"] and record["device"] in (here["device"], gpu())
         if alike and "own" not in record and not is_current(record):
             by_code[record["code_hash"]].append(record)
-    for then, records in by_code.items():
+    for then in sorted(by_code, key=lambda code: not leads_on(code)):
+        records = [record for record in by_code[then] if not is_current(record)]
         path = certificate_path(then)
         if before := differing(read_certificate(path)):
             raise InputError(
                 f"certificate {path} has a difference in run {before[0]}; delete it to compare anew"
             )
-        for sample, rounds in samples(records, certified(path)):
+        for sample, rounds in samples(records, covered(then)):
             try:
                 differences = len(verify(sample["run_id"], rounds, execution).differences)
             except InputError as error:  # the others may be executed

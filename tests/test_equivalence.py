@@ -10,8 +10,8 @@ import pytest
 from heterofl_core import run_pages
 from heterofl_core.equivalence import (
     certificate_path,
-    certified,
     certify,
+    covered,
     is_certified,
     is_current,
     samples,
@@ -120,7 +120,7 @@ def test_nor_another_machine_other_versions_or_another_code() -> None:
     assert not is_current(a_record() | {"versions": {"torch": "8"}})
     assert not is_current(a_record() | {"code_hash": "fedcba9876543210"})
     path.rename(certificate_path("fedcba9876543210"))
-    certified.cache_clear()
+    covered.cache_clear()
     with pytest.raises(
         InputError, match=r"is not what was written there; restore it from git, or delete it$"
     ):
@@ -166,10 +166,10 @@ def test_it_rests_on_records_that_are_there_as_they_were() -> None:
     certified_by(record)
     assert is_current(like)
     write_run(record | {"code_hash": "made anew"}, pd.DataFrame({"round": [WHOLE]}))
-    certified.cache_clear()
+    covered.cache_clear()
     assert not is_current(like)
     record_path(record["run_id"]).unlink()
-    certified.cache_clear()
+    covered.cache_clear()
     assert not is_current(like)
 
 
@@ -197,10 +197,48 @@ def test_a_damaged_certificate_stops_whoever_would_rest_on_it(damage: str) -> No
     path = certified_by(record)
     text = path.read_text()
     path.write_text({"changed": text.replace("200", "100"), "cut": text[:-9]}.get(damage, "{}"))
-    certified.cache_clear()
+    covered.cache_clear()
     for look in (is_current, state, lambda _: status_of(run_params(dataset="mnist", levels="d-e"))):
         with pytest.raises(InputError, match=rf"^certificate {path} .*; restore it from git, or delete it$"):
             look(record)
+
+
+BETWEEN = "fedcba9876543210"
+"""The hash of code that came between the old one and today's."""
+
+
+def compare_with_code_between(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adds a comparison of the old code with that which came between."""
+    with monkeypatch.context() as patch:
+        patch.setattr("heterofl_core.equivalence.code_hash", lambda: BETWEEN)
+        certified_by(record)
+
+
+def test_two_certificates_lead_as_far_as_both_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gave the same as code that gave the same as today's."""
+    for old in (a_record(), a_record(norm="gn"), a_record(norm="ln")):
+        compare_with_code_between(old, monkeypatch)
+    assert not is_current(a_record())
+    for between in (a_record(seed=1), a_record(norm="gn", seed=1), a_record(norm="in", seed=1)):
+        write_run(between | {"code_hash": BETWEEN}, pd.DataFrame({"round": [WHOLE]}))
+        certify((between | {"code_hash": BETWEEN}, WHOLE), differences=0)
+    assert is_current(a_record(seed=2))
+    assert is_current(a_record(norm="gn", seed=2))
+    assert not is_current(a_record(norm="ln", seed=2))  # was compared on the first way only
+    assert not is_current(a_record(norm="in", seed=2))  # on the second only
+    assert is_current(a_record(norm="in", seed=2) | {"code_hash": BETWEEN})
+
+
+def test_certificates_in_a_circle_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a change was taken back, and then made in another way."""
+    compare_with_code_between(a_record(), monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr("heterofl_core.equivalence.code_hash", lambda: OLD)
+        back = a_record(seed=1) | {"code_hash": BETWEEN}
+        write_run(back, pd.DataFrame({"round": [WHOLE]}))
+        certify((back, WHOLE), differences=0)
+    covered.cache_clear()
+    assert not is_current(a_record(seed=2))
 
 
 # Which runs are compared
@@ -224,12 +262,21 @@ def test_what_was_compared_before_is_not_compared_again() -> None:
     """Neither settings nor the end of a run."""
     certified_by(a_record(10.0))
     second = a_record(20.0, norm="gn")
-    assert samples([second], certified(certificate_path(OLD))) == [(second, 5)]
+    assert samples([second], covered(OLD)) == [(second, 5)]
 
 
-def test_each_network_has_a_run_to_its_end() -> None:
+def test_each_network_has_a_run_to_its_end_or_past_its_milestones_if_it_has_no_slices() -> None:
     perceptron = a_record(7.0, levels="a", method="fedavg", arch="mlp")
-    assert samples([a_record(10.0), perceptron]) == [(a_record(10.0), WHOLE), (perceptron, WHOLE)]
+    assert samples([a_record(10.0), perceptron]) == [(a_record(10.0), WHOLE), (perceptron, 105)]
+
+
+def test_a_network_without_slices_is_compared_until_its_learning_rate_has_fallen() -> None:
+    """The milestone is round 100, and each fifth round is evaluated; so the fall shows in round 105."""
+    assert samples([a_record(levels="e")]) == [(a_record(levels="e"), 105)]
+    late = a_record(levels="e", eval_every=150)
+    assert samples([late]) == [(late, 150)]
+    rare = a_record(levels="e", eval_every=WHOLE)
+    assert samples([rare]) == [(rare, WHOLE)]
 
 
 def test_a_run_without_milestones_and_slices_needs_no_end() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from heterofl_core.__main__ import main
 from heterofl_core.engines import Engine, engine_of
-from heterofl_core.equivalence import certificate_path, certified, is_certified, is_current
+from heterofl_core.equivalence import certificate_path, covered, is_certified, is_current
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams, run_params
@@ -190,7 +190,7 @@ def stale(folder: Path, request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     write_run(record, rounds)
     certificate_path(OLD).unlink(missing_ok=True)
-    certified.cache_clear()
+    covered.cache_clear()
 
 
 @pytest.mark.parametrize("stale", [({}, 0.0)], indirect=True)
