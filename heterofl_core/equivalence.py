@@ -51,7 +51,7 @@ def is_certified(record: Record) -> bool:
     Raises:
         InputError: the certificate cannot be used.
     """
-    found = covered(record["code_hash"])
+    found = covered(certificate_path(record["code_hash"]))
     return bool(found) and traits(record) <= found
 
 
@@ -175,21 +175,23 @@ def certify(comparison: Comparison, differences: int) -> None:
 
 
 @functools.cache
-def covered(then: str, beside: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The traits in which today's code gives what the code of a hash gave: by a certificate, or by one that
-    leads to code in between and one that leads on from there.
+def covered(path: Path, beside: frozenset[Path] = frozenset()) -> frozenset[str]:
+    """The traits in which today's code gives what older code gave: by its certificate, or by one that leads
+    to code in between and one that leads on from there.
 
     Args:
-        beside: code that a way does not come back to.
+        path: where the certificate lies, or would lie.
+        beside: those that a way does not come back to.
 
     Raises:
         InputError: a certificate, or one of its records, cannot be used.
     """
-    found = set(certified(certificate_path(then)))
-    for path in certificate_path(then).parent.glob(f"{then}-*.json"):
-        between = path.stem.partition("-")[2]
-        if between not in {code_hash(), *beside}:
-            found |= certified(path) & covered(between, beside | {then})
+    then, _, now = path.stem.partition("-")
+    found = set(certified(path))
+    for other in path.parent.glob(f"{then}-*.json"):
+        on = path.with_stem(f"{other.stem.partition('-')[2]}-{now}")
+        if other != path and on not in beside:
+            found |= certified(other) & covered(on, beside | {path})
     return frozenset(found)
 
 

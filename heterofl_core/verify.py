@@ -193,7 +193,7 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
             raise InputError(
                 f"certificate {path} has a difference in run {before[0]}; delete it to compare anew"
             )
-        for sample, rounds in samples(records, covered(then)):
+        for sample, rounds in samples(records, covered(path)):
             try:
                 differences = len(verify(sample["run_id"], rounds, execution).differences)
             except InputError as error:  # the others may be executed

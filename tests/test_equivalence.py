@@ -262,7 +262,7 @@ def test_what_was_compared_before_is_not_compared_again() -> None:
     """Neither settings nor the end of a run."""
     certified_by(a_record(10.0))
     second = a_record(20.0, norm="gn")
-    assert samples([second], covered(OLD)) == [(second, 5)]
+    assert samples([second], covered(certificate_path(OLD))) == [(second, 5)]
 
 
 def test_each_network_has_a_run_to_its_end_or_past_its_milestones_if_it_has_no_slices() -> None:
