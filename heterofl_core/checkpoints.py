@@ -29,6 +29,7 @@ class RunState:
         training_seconds, evaluation_seconds: spent so far, over all sittings.
         peak_memory_mb: the most that this process and its workers held together.
         origin: what the rounds so far were made with: versions, engine, device, somebody's own files.
+        machines: names of the processors or GPUs that made them, in the order of the sittings.
     """
 
     weights: Weights
@@ -40,6 +41,7 @@ class RunState:
     evaluation_seconds: float = 0.0
     peak_memory_mb: float = 0.0
     origin: dict[str, Any] = field(default_factory=dict)
+    machines: list[str] = field(default_factory=list)
 
 
 def save_checkpoint(path: Path, state: RunState) -> None:

@@ -38,9 +38,10 @@ def compiler() -> str | None:
 
 @functools.cache
 def compiler_version() -> str:
-    """What the compiler says of itself; it decides how a program rounds."""
-    command = [str(compiler()), "--version"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0]
+    """What the compiler says of itself, which decides how a program rounds; empty if there is none."""
+    if (found := compiler()) is None:
+        return ""
+    return subprocess.run([found, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
 
 
 @functools.lru_cache(maxsize=64)

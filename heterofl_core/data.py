@@ -5,18 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from heterofl_core.decoded import decoded
 from heterofl_core.errors import InputError
 from heterofl_core.folders import data_folder
 from heterofl_core.own import is_own_dataset, parquet_files
 from heterofl_core.parquet import read_parquet
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ def read_images(paths: Sequence[Path], column: str, rows: int | None = None) -> 
     return np.ascontiguousarray(np.concatenate(pixels).transpose(0, 3, 1, 2)), np.concatenate(labels)
 
 
-def whole_numbers(labels: "pd.Series[Any]", path: Path) -> np.ndarray:
+def whole_numbers(labels: pd.Series, path: Path) -> np.ndarray:
     """Labels as 64-bit integers, shape (rows,).
 
     Raises:

@@ -11,7 +11,7 @@ from heterofl_core.files import atomic
 from heterofl_core.folders import cache_folder
 from heterofl_core.provenance import hashed
 
-READERS = hashed(("data", "parquet", "text"))
+CODE = hashed(("data", "parquet", "text"))
 """A hash of the modules that decode: a cache is of no use to others."""
 
 
@@ -25,7 +25,7 @@ def decoded(dataset: str, kind: type, decode: Callable[[], dict[str, np.ndarray]
     Raises:
         InputError: a file of the cache is damaged, or cannot be written.
     """
-    folder = cache_folder() / f"{dataset}_{READERS}"
+    folder = cache_folder() / f"{dataset}_{CODE}"
     arrays = read_cache(folder, kind)
     if arrays is None:
         arrays = decode()

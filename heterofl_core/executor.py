@@ -113,7 +113,11 @@ def backend(execution: Execution) -> Iterator[int]:
             with dask_cluster(execution.workers) as workers, joblib.parallel_config("dask"):
                 yield workers
         case "ray":
-            with ray_cluster(execution.workers) as workers, joblib.parallel_config("ray"), pool_of(workers):
+            with (
+                ray_cluster(execution.workers) as workers,
+                joblib.parallel_config("ray"),
+                pool_of(1 if execution.device == "cuda" else workers),  # this process has the GPU
+            ):
                 yield workers
         case _:
             yield execution.workers or joblib.cpu_count()

@@ -294,7 +294,7 @@ class Federation:
 
     def evaluate(self, weights: Weights, workers: int, engine: Engine = PLAIN) -> dict[str, float]:
         """The metrics of what was learned: of the global model, or of the clients' own models."""
-        if not self.params.has_personal_models:
+        if self.shared == set(weights.shared):
             return self.task.evaluate(self.whole_model(weights.shared, engine), workers)
         assert isinstance(self.task, Classification)  # the parameters allow no other
         return evaluate_personal(self.task, self.personal_models(weights, engine), workers)

@@ -13,7 +13,7 @@ from heterofl_core.examples import ImageExamples
 from heterofl_core.executor import side_by_side
 from heterofl_core.statistics import collect_statistics
 
-GROUP = 10  # clients a job: only the sum of what they say travels back
+GROUP = 10  # clients a job: of what they say of all test images, only the sum travels back
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def interpolation(points: pd.DataFrame, metric: str) -> Figure:
             for end, level in ((0, small), (100, large)):
                 alone = paper[paper["share"] == end]
                 plot.plot(alone["share"], alone["value"], color=LEVEL_COLOURS[str(level)], **HOLLOW)
-            plot.plot([], [], color=colour, marker="o", ms=4, label=f"{large}–{small}")
+            if not ours.empty:
+                plot.plot([], [], color=colour, marker="o", ms=4, label=f"{large}–{small}")
         plot.plot([], [], color="#666666", label="one level alone, paper (its full schedule)", **HOLLOW)
         plot.set_xlim(-5, 105)
         if panel[panel["whose"] == "ours"].empty:

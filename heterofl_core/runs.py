@@ -112,7 +112,7 @@ def start(federation: Federation, checkpoint: Path, engine: Engine) -> RunState:
     """
     origin = {
         "engine": engine.name,
-        "device": machine(engine),
+        "device": engine.device,
         **provenance()["versions"],
         **federation.own,
     }
@@ -125,8 +125,11 @@ def start(federation: Federation, checkpoint: Path, engine: Engine) -> RunState:
                     f"checkpoint {checkpoint} was written with {name} {then}, and now it is {now}; go on as "
                     f"before, or {START_ANEW}"
                 )
+        state.machines = list(dict.fromkeys([*state.machines, machine(engine)]))
         return state
-    state = RunState(federation.initial_weights(), round=0, rows=[], origin=origin)
+    state = RunState(
+        federation.initial_weights(), round=0, rows=[], origin=origin, machines=[machine(engine)]
+    )
     save_checkpoint(checkpoint, state)  # before any work: shows whether it can be written
     return state
 
@@ -182,7 +185,7 @@ def make_record(federation: Federation, state: RunState, engine: Engine) -> dict
         "engine": engine.name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
-        "device": machine(engine),
+        "device": " and ".join(state.machines),
         **({"own": federation.own} if federation.own else {}),
         "status": "done",
     }

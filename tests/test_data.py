@@ -23,7 +23,7 @@ from heterofl_core.data import (
     read_images,
     torchvision_datasets,
 )
-from heterofl_core.decoded import READERS, read_cache, write_cache
+from heterofl_core.decoded import CODE, read_cache, write_cache
 from heterofl_core.errors import InputError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
@@ -197,7 +197,7 @@ def test_the_second_load_needs_no_mirror_and_is_identical(
     assert same(first, second)
     assert [path.name for path in folder.iterdir()] == ["cache"]
     assert sorted(path.relative_to(folder / "cache") for path in (folder / "cache").rglob("*.*")) == [
-        Path(f"{dataset}_{READERS}") / name for name in CACHED
+        Path(f"{dataset}_{CODE}") / name for name in CACHED
     ]
 
 
@@ -208,12 +208,13 @@ def test_data_are_decoded_once(folder: Path, decoded: list[str]) -> None:
     assert same(load_images("mnist"), A_FEW)
     assert same(load_images("mnist"), A_FEW)
     assert decoded == ["mnist"]
-    assert sorted(path.name for path in (folder / "cache" / f"mnist_{READERS}").iterdir()) == CACHED
+    assert sorted(path.name for path in (folder / "cache" / f"mnist_{CODE}").iterdir()) == CACHED
 
 
+@pytest.mark.usefixtures("folder")
 def test_what_other_code_decoded_is_not_used(decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     load_images("mnist")
-    monkeypatch.setattr(decoded_module, "READERS", "a hash of other modules")
+    monkeypatch.setattr(decoded_module, "CODE", "a hash of other modules")
     load_images("mnist")
     assert decoded == ["mnist", "mnist"]
 
@@ -239,11 +240,11 @@ def arrays_of(images: Images) -> list[np.ndarray]:
 def test_a_cache_that_lacks_a_file_is_made_anew(folder: Path, decoded: list[str], lacking: str) -> None:
     """As one whose writer was killed between two files."""
     load_images("mnist")
-    (folder / "cache" / f"mnist_{READERS}" / lacking).unlink()
-    assert read_cache(folder / "cache" / f"mnist_{READERS}", Images) is None
+    (folder / "cache" / f"mnist_{CODE}" / lacking).unlink()
+    assert read_cache(folder / "cache" / f"mnist_{CODE}", Images) is None
     assert same(load_images("mnist"), A_FEW)
     assert decoded == ["mnist", "mnist"]
-    assert sorted(path.name for path in (folder / "cache" / f"mnist_{READERS}").iterdir()) == CACHED
+    assert sorted(path.name for path in (folder / "cache" / f"mnist_{CODE}").iterdir()) == CACHED
 
 
 def test_a_read_only_mirror_is_not_written_to(
@@ -255,9 +256,7 @@ def test_a_read_only_mirror_is_not_written_to(
     monkeypatch.setattr(folders, "ROOT", checkout)
     load_images("mnist")
     assert list(mirror.iterdir()) == []
-    assert (
-        sorted(path.name for path in (checkout / "data" / "cache" / f"mnist_{READERS}").iterdir()) == CACHED
-    )
+    assert sorted(path.name for path in (checkout / "data" / "cache" / f"mnist_{CODE}").iterdir()) == CACHED
 
 
 @pytest.mark.usefixtures("folder")
@@ -272,7 +271,7 @@ def test_a_damaged_cache_is_named_with_what_to_do(
     folder: Path, decoded: list[str], name: str, damage: str
 ) -> None:
     load_images("mnist")
-    path = folder / "cache" / f"mnist_{READERS}" / name
+    path = folder / "cache" / f"mnist_{CODE}" / name
     match damage:
         case "empty":
             path.write_bytes(b"")
@@ -359,7 +358,7 @@ def test_cifar10_is_read_from_its_three_files(folder: Path, monkeypatch: pytest.
     pixels = COLOURED.transpose(0, 3, 1, 2)
     assert same(load_images("cifar10"), Images(pixels, COLOURED_LABELS, pixels[4:], COLOURED_LABELS[4:]))
     assert asked == [([first, second], "img", 50_000), ([test], "img", 10_000)]
-    assert sorted(path.name for path in (folder / "cache" / f"cifar10_{READERS}").iterdir()) == CACHED
+    assert sorted(path.name for path in (folder / "cache" / f"cifar10_{CODE}").iterdir()) == CACHED
 
 
 def test_the_rows_of_both_files_are_counted_together(folder: Path) -> None:

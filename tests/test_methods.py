@@ -213,6 +213,8 @@ def test_lg_fedavg_that_shares_every_layer_is_fedavg() -> None:
     first, second = (federation.run_round(federation.initial_weights(), 1, 1)[0] for federation in both)
     assert_identical(first.shared, second.shared)
     assert first.personal == second.personal == {}
+    lg, fed = (federation.evaluate(first, workers=1) for federation in both)
+    assert lg["global_accuracy"] == fed["global_accuracy"]  # one model, not an ensemble
 
 
 # Evaluation

@@ -17,7 +17,7 @@ import pytest
 
 from heterofl_core import notebooks
 from heterofl_core.data import Images
-from heterofl_core.decoded import READERS, write_cache
+from heterofl_core.decoded import CODE, write_cache
 from heterofl_core.errors import InputError
 from heterofl_core.notebooks import (
     NOTEBOOKS,
@@ -182,7 +182,7 @@ def test_papermill_runs_the_notebook_of_cifar10(
     labels = np.arange(400) % 10
     squares = (25 * labels[:, None, None, None] + np.zeros((1, 3, 32, 32))).astype(np.uint8)
     few = Images(squares, labels, squares[:200], labels[:200])
-    write_cache(tmp_path / "cache" / f"cifar10_{READERS}", asdict(few))
+    write_cache(tmp_path / "cache" / f"cifar10_{CODE}", asdict(few))
     path = run_notebook(
         {"dataset": "cifar10", "levels": "e", "protocol": "smoke", "participation": 0.02, "rounds": 1}
     )

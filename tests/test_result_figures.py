@@ -99,7 +99,8 @@ def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_their_level
     hollow = [line for line in first.lines if str(line.get_markerfacecolor()) == "none" and points_of(line)]
     assert [points_of(line) for line in hollow] == [[[100, 99.5]]]
     assert to_hex(hollow[0].get_color()) == LEVEL_COLOURS["a"].lower()  # where all clients have level a
-    assert "one level alone, paper (its full schedule)" in first.get_legend_handles_labels()[1]
+    assert first.get_legend_handles_labels()[1] == ["a–e", "one level alone, paper (its full schedule)"]
+    assert second.get_legend_handles_labels()[1] == ["one level alone, paper (its full schedule)"]
     ends = [path.vertices for path in interval.get_paths()]
     drawn = [end.tolist() for end in ends if np.isfinite(end).all()]
     assert drawn == [[[50, 93.5], [50, 94.5]]]  # a single seed has no interval

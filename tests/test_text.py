@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from heterofl_core import folders
-from heterofl_core.decoded import READERS
+from heterofl_core.decoded import CODE
 from heterofl_core.errors import InputError
 from heterofl_core.params import SEQUENCE_LENGTH
 from heterofl_core.text import Text, in_rows, load_text
@@ -75,8 +75,8 @@ def test_a_cached_text_is_the_same_and_needs_no_mirror(folder: Path) -> None:
     assert second.test.tolist() == first.test.tolist()
     assert (second.num_tokens, type(second.num_tokens)) == (first.num_tokens, int)
     assert second.train.dtype == first.train.dtype
-    assert [path.name for path in (folder / "cache").iterdir()] == [f"wikitext2_{READERS}"]
-    assert sorted(path.name for path in (folder / "cache" / f"wikitext2_{READERS}").iterdir()) == CACHED
+    assert [path.name for path in (folder / "cache").iterdir()] == [f"wikitext2_{CODE}"]
+    assert sorted(path.name for path in (folder / "cache" / f"wikitext2_{CODE}").iterdir()) == CACHED
 
 
 @pytest.mark.usefixtures("folder")
@@ -94,10 +94,10 @@ def test_a_cached_text_is_mapped_into_memory_and_cannot_be_written_to() -> None:
 def test_a_cache_that_lacks_a_file_is_made_anew(folder: Path, lacking: str) -> None:
     """As one whose writer was killed between two files."""
     load_text()
-    (folder / "cache" / f"wikitext2_{READERS}" / lacking).unlink()
+    (folder / "cache" / f"wikitext2_{CODE}" / lacking).unlink()
     text = load_text()
     assert (text.train.tolist(), text.test.tolist()) == (TRAIN_NUMBERS, TEST_NUMBERS)
-    assert sorted(path.name for path in (folder / "cache" / f"wikitext2_{READERS}").iterdir()) == CACHED
+    assert sorted(path.name for path in (folder / "cache" / f"wikitext2_{CODE}").iterdir()) == CACHED
 
 
 def test_a_read_only_mirror_is_not_written_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_a_read_only_mirror_is_not_written_to(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(folders, "ROOT", folder / "wikitext2")
     load_text()
     assert not (folder / "cache").exists()
-    cache = folder / "wikitext2" / "data" / "cache" / f"wikitext2_{READERS}"
+    cache = folder / "wikitext2" / "data" / "cache" / f"wikitext2_{CODE}"
     assert sorted(path.name for path in cache.iterdir()) == CACHED
 
 
@@ -223,7 +223,7 @@ def test_lines_that_are_no_utf_8_text_are_refused(folder: Path, half: str, lines
 @pytest.mark.parametrize("damage", ["empty", "truncated", "no array", "a pickle", "pickled objects"])
 def test_a_damaged_cache_is_named_with_what_to_do(folder: Path, name: str, damage: str) -> None:
     load_text()
-    path = folder / "cache" / f"wikitext2_{READERS}" / name
+    path = folder / "cache" / f"wikitext2_{CODE}" / name
     match damage:
         case "empty":
             path.write_bytes(b"")
