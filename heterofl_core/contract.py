@@ -85,7 +85,7 @@ def check_layers(arch: str, model: SliceableModel) -> None:
             "register it with persistent=True, or compute it in `forward`"
         )
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise InputError(
                 f"arch {arch!r} has a layer {name!r} of type {type(layer).__name__}, which would draw the "
                 "same for all clients; draw in `SliceableModel.noise`, as the Transformer does"

@@ -1,9 +1,10 @@
 """Code that gives the same: a record outlives a change of the code under which no digit changes.
 
 A hash tells that code changed, not that a result would. So some runs that the old code made are begun again
-with today's, and for each network one run is done to its end. What was found is kept in a certificate. A
-record of the old code counts as today's if no digit differed, and each of its traits is one of the runs
-compared; or of those that were compared with code in between, and of those that this was compared with.
+with today's: their first rounds, and for each network some past a milestone and to an end. What was found is
+kept in a certificate. A record of the old code counts as today's if no digit differed, and each of its traits
+is one of the runs compared; or of those that were compared with code in between, and of those that this was
+compared with.
 
 outputs/equivalent/THEN-NOW.json   a certificate, named after the hashes of the old code and of today's
 
@@ -52,7 +53,7 @@ def is_certified(record: Record) -> bool:
         InputError: the certificate cannot be used.
     """
     found = covered(certificate_path(record["code_hash"]))
-    return bool(found) and traits(record) <= found
+    return record["code_hash"] != code_hash() and bool(found) and traits(record) <= found
 
 
 def traits(record: Record) -> set[str]:
@@ -130,20 +131,20 @@ def samples(records: Sequence[Record], seen: Collection[str] = ()) -> list[Compa
     Args:
         seen: traits that were compared before.
     """
-    covered, chosen = set(seen), []
+    shown, chosen = set(seen), []
     by_network: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_network[record["params"]["arch"]].append(record)
     for some in by_network.values():
-        while ends := set().union(*map(milestones, some), *map(slices, some)) - covered:
+        while ends := set().union(*map(milestones, some), *map(slices, some)) - shown:
             runs = [(record, look(record)) for record in some for look in (look_behind_milestone, last_look)]
             best = min(runs, key=lambda run: (-len(ends & compared(run)), cost(run)))
             chosen.append(best)
-            covered |= compared(best)
+            shown |= compared(best)
     for begun in sorted(((record, first_look(record)) for record in records), key=cost):
-        if not compared(begun) <= covered:
+        if not compared(begun) <= shown:
             chosen.append(begun)
-            covered |= compared(begun)
+            shown |= compared(begun)
     return chosen
 
 
@@ -186,6 +187,8 @@ def covered(path: Path, beside: frozenset[Path] = frozenset()) -> frozenset[str]
     Raises:
         InputError: a certificate, or one of its records, cannot be used.
     """
+    if differing(read_certificate(path)):
+        return frozenset()
     then, _, now = path.stem.partition("-")
     found = set(certified(path))
     for other in path.parent.glob(f"{then}-*.json"):

@@ -1,11 +1,10 @@
 """The claims of `claims.py` as tables of the book. Nothing here needs torch."""
 
 import html
-import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 import pandas as pd
@@ -142,7 +141,7 @@ def short(run: RunParams, other: RunParams) -> str:
 def robustness() -> str:
     """How much hangs on the number of comparisons, and on the best round: Markdown."""
     evidence = all_evidence()
-    asked = [claim.of(dataset) for claim in read_claims() for dataset in TABLES]
+    asked = [some for claim in read_claims() for dataset in TABLES if (some := claim.of(dataset))]
     best, final = (
         [[judged(evidence, one, which) for one in some] for some in asked] for which in ("best", "final")
     )
@@ -174,7 +173,7 @@ def survivors(chances: Sequence[float], comparisons: int) -> int:
         comparisons: how many were made.
     """
     passed = (chance <= 0.05 / (comparisons - place) for place, chance in enumerate(sorted(chances)))
-    return sum(itertools.takewhile(bool, passed))
+    return sum(takewhile(bool, passed))
 
 
 def rules() -> Styler:

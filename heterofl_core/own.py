@@ -5,6 +5,7 @@ Hugging Face's layout: a column `image` of encoded images, all of one size, and 
 from 0 on. A model `MODULE:CLASS` is a `SliceableModel` that Python can import.
 """
 
+import functools
 import hashlib
 import importlib.util
 import re
@@ -56,9 +57,18 @@ def fingerprints(dataset: str, arch: str) -> dict[str, str]:
     """
     files = list(parquet_files(dataset)) if is_own_dataset(dataset) else []
     if is_own_model(arch):
-        spec = importlib.util.find_spec(arch.partition(":")[0])
+        try:
+            spec = importlib.util.find_spec(arch.partition(":")[0])
+        except ImportError:  # of a package around it; whoever builds the model says so
+            spec = None
         files += [Path(spec.origin)] if spec and spec.origin else []
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {file.name: digest(file, file.stat().st_mtime_ns) for file in files}
+
+
+@functools.cache
+def digest(file: Path, changed: int) -> str:
+    """The SHA-256 of a file that was last changed at some time; pages ask for it again and again."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def changed_files(record: Mapping[str, Any]) -> list[str]:

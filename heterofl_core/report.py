@@ -12,7 +12,7 @@ from pandas.io.formats.style import Styler
 
 from heterofl_core.evidence import Evidence, state
 from heterofl_core.levels import Mix
-from heterofl_core.paper import CELLS, paper_value
+from heterofl_core.paper import CELLS, defined_otherwise, paper_value
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records, engine_of_record, read_rounds, results_table
 from heterofl_core.status import STATES
@@ -77,15 +77,16 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
             "final": run[f"final_{metric}"],
             "state": run["state"],
             "paper": paper_value(params_of(run), metric),
+            "like": run["protocol"] == "paper" and not defined_otherwise(params_of(run), metric),
         }
         for run in each_run(runs)
         for metric in METRICS
         if (run["partition"], metric) in CELLS or run["partition"] not in papers_partitions
         if pd.notna(run.get(f"best_{metric}"))
     ]
-    columns = [*SETTINGS, "variation", "metric", "best", "final", "state", "paper"]
-    table = pd.DataFrame(rows, columns=columns).astype({"paper": float})
-    table["difference"] = (table["best"] - table["paper"]).where(table["protocol"] == "paper")
+    columns = [*SETTINGS, "variation", "metric", "best", "final", "state", "paper", "like"]
+    table = pd.DataFrame(rows, columns=columns).astype({"paper": float, "like": bool})
+    table["difference"] = (table["best"] - table["paper"]).where(table.pop("like"))
     order = ["dataset", "partition", "variation", "levels", "metric", "protocol", "rounds", "seed"]
     return table.sort_values(order, ignore_index=True)
 

@@ -102,7 +102,7 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
     while status := next_run(runs, end - time.monotonic(), timings, failed, workers):
         params = status.params
         minutes = seconds_left(status, timings, workers) / 60
-        anew = ", for a record that other code made" if status.state == "stale" else ""
+        anew = ", for a stale record" if status.state == "stale" else ""
         print(f"{params.run_id}: at most {minutes:.0f} minutes{anew}", flush=True)
         try:
             how = execution.model_copy(update={"force": status.state == "stale"})

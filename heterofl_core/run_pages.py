@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from heterofl_core import figures, report
 from heterofl_core.equivalence import is_certified
 from heterofl_core.evidence import MARKS, state
+from heterofl_core.own import changed_files
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS, all_records, read_rounds
 from heterofl_core.settings import command
@@ -60,6 +61,8 @@ def body(record: Mapping[str, Any]) -> str:
 def origin(record: Mapping[str, Any]) -> str:
     """What there is to say of the code that made a record."""
     found = state(record)
+    if others := changed_files(record):
+        return f"It was made from another {' and '.join(others)} than that which is here."
     if not is_certified(record):
         return ORIGINS[found]
     return CERTIFIED if found == "current" else f"{CERTIFIED} {ORIGINS[found]}"

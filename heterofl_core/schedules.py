@@ -43,6 +43,8 @@ def planned_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
     factor = given.get("schedule_factor", SHORT if protocol == "short" else 1.0)
     if protocol == "short":
         plan |= shortened(plan, factor)
+        if not {"rounds", "milestones"} & given.keys():
+            check_decays(plan)
     elif factor != 1:
         raise InputError(f"schedule_factor {factor!r} is for protocol short only, not for {protocol}")
     if protocol == "smoke":
@@ -58,14 +60,18 @@ def shortened(plan: Mapping[str, Any], factor: Any) -> dict[str, Any]:
         return {"schedule_factor": factor}
     if not 0 < factor <= 1:
         return {"schedule_factor": factor}
-    milestones = [max(1, round(milestone * factor)) for milestone in plan["milestones"]]
-    if len(set(milestones)) < len(milestones):
-        raise InputError(
-            f"schedule_factor {factor} brings the milestones {plan['milestones']} to {milestones}, where a "
-            "decay would be lost; give a larger one"
-        )
     return {
         "schedule_factor": factor,
         "rounds": max(1, round(plan["rounds"] * factor)),
-        "milestones": milestones,
+        "milestones": [max(1, round(milestone * factor)) for milestone in plan["milestones"]],
     }
+
+
+def check_decays(plan: Mapping[str, Any]) -> None:
+    """Raises an `InputError` unless each milestone has a round of its own behind it."""
+    milestones, rounds = plan["milestones"], plan["rounds"]
+    if len({*milestones, rounds}) <= len(milestones):
+        raise InputError(
+            f"schedule_factor {plan['schedule_factor']} leaves {rounds} rounds with the milestones "
+            f"{milestones}, where a decay would be lost; give a larger one"
+        )

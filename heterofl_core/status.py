@@ -10,6 +10,7 @@ from heterofl_core.equivalence import is_current
 from heterofl_core.errors import InputError
 from heterofl_core.estimate import Timings, seconds_of
 from heterofl_core.locks import is_locked
+from heterofl_core.own import changed_files
 from heterofl_core.params import RunParams
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import (
@@ -24,7 +25,7 @@ from heterofl_core.records import (
 
 STATES = {
     "done": "has a record of today's code, or of code that is certified to give the same",
-    "stale": "has a record of other code, which may give something else",
+    "stale": "has a record of other code or of other files, which may give something else",
     "damaged": "has a record that was changed or cut short; counts as done until a person decides",
     "running": "a process executes it now",
     "failed": "ended with an error; the executed notebook holds the traceback",
@@ -88,8 +89,9 @@ def recorded(params: RunParams) -> RunStatus:
     except InputError as error:
         return RunStatus(params, "damaged", str(error), params.rounds)
     stale = not is_current(record)
-    detail = f"made by code {record['code_hash']}" if stale else ""
-    return RunStatus(params, "stale" if stale else "done", detail, params.rounds)
+    others = " and ".join(changed_files(record))
+    made = f"made from another {others}" if others else f"made by code {record['code_hash']}"
+    return RunStatus(params, "stale" if stale else "done", made if stale else "", params.rounds)
 
 
 def failure(run_id: str) -> str:

@@ -188,6 +188,8 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
             by_code[record["code_hash"]].append(record)
     for then in sorted(by_code, key=lambda code: not leads_on(code)):
         records = [record for record in by_code[then] if not is_current(record)]
+        if not records:  # other certificates have led to them meanwhile
+            continue
         path = certificate_path(then)
         if before := differing(read_certificate(path)):
             raise InputError(

@@ -1,6 +1,8 @@
 """One run on other backends: two workers, a Dask cluster, Ray; its curve is the same to the last digit."""
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 
 from heterofl_core.errors import InputError
-from heterofl_core.executor import backend
+from heterofl_core.executor import backend, side_by_side
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, run_params
 from heterofl_core.records import MEASURED, read_record, record_path, rounds_path
@@ -51,6 +53,25 @@ def test_two_workers_anywhere_give_what_one_gives(outputs: Path, expected: str, 
     assert curve(execution) == expected
     record = read_record(record_path(PARAMS.run_id))
     assert (record["backend"], record["workers"], record["threads_per_worker"]) == (name, 2, 1)
+
+
+def process(_: int) -> int:
+    """Where a job is executed; it takes a moment, so that another process takes the next one."""
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def test_rays_workers_stay_from_one_call_to_the_next_and_a_gpu_is_this_processs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray")
+    with backend(Execution(backend="ray", workers=2)) as workers:
+        first, second = (set(side_by_side(process, range(4), workers)) for _ in range(2))
+    assert first == second
+    assert len(first) == 2
+    assert os.getpid() not in first
+    with backend(Execution(backend="ray", workers=2, device="cuda")) as workers:
+        assert set(side_by_side(process, range(2), 1)) == {os.getpid()}
 
 
 def test_dask_workers_of_two_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

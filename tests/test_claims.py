@@ -244,6 +244,6 @@ def test_what_hangs_on_the_best_round_is_counted(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ledger, "all_evidence", lambda: Evidence(records))
     assert ledger.robustness() == (
         "Of 1 comparisons with an interval, 1 hold and 0 fail. Holm's correction for 1 comparisons leaves 1 "
-        "of these. Judged by the last round and not by the best, 1 of 1 outcomes and 1 of 3 verdicts would "
+        "of these. Judged by the last round and not by the best, 1 of 1 outcomes and 1 of 1 verdicts would "
         "be others."
     )

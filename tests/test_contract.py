@@ -96,6 +96,12 @@ class WithDropout(Tiny):
         self.noise_layer = nn.Dropout(0.5)
 
 
+class WithoutDropout(Tiny):
+    def __init__(self, width_rate: float, num_labels: int) -> None:
+        super().__init__(width_rate, num_labels)
+        self.noise_layer = nn.Dropout(0.0)
+
+
 def checked(kind: type[SliceableModel], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
     """Checks a network as that of a run."""
     monkeypatch.setitem(models.ARCHITECTURES, "cnn", kind)
@@ -105,6 +111,7 @@ def checked(kind: type[SliceableModel], monkeypatch: pytest.MonkeyPatch, **setti
 
 def test_a_network_that_keeps_to_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     checked(Tiny, monkeypatch)
+    checked(WithoutDropout, monkeypatch)  # which draws nothing
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,16 @@ def test_two_certificates_lead_as_far_as_both_do(monkeypatch: pytest.MonkeyPatch
     assert is_current(a_record(norm="in", seed=2) | {"code_hash": BETWEEN})
 
 
+def test_no_way_round_makes_up_for_a_number_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare_with_code_between(a_record(), monkeypatch)
+    between = a_record(seed=1) | {"code_hash": BETWEEN}
+    write_run(between, pd.DataFrame({"round": [WHOLE]}))
+    certify((between, WHOLE), differences=0)
+    assert is_current(a_record(seed=2))
+    compare(a_record(seed=3), WHOLE, differences=1)
+    assert not is_current(a_record(seed=2))
+
+
 def test_certificates_in_a_circle_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a change was taken back, and then made in another way."""
     compare_with_code_between(a_record(), monkeypatch)

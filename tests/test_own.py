@@ -250,6 +250,16 @@ def test_a_run_whose_files_changed_is_no_longer_current(
     assert is_current(record)  # on a machine without the data nothing is known of them
 
 
+def test_a_model_of_a_package_that_is_not_here_is_told_and_its_records_stay(folder: Path) -> None:
+    write(folder, "train", [0, 1] * 6)
+    write(folder, "test", [0, 1, 0])
+    params = run_params(dataset="own-mine", levels="e", arch="nosuch.mod:Net", num_clients=3)
+    with pytest.raises(InputError, match=r"^arch 'nosuch\.mod:Net' cannot be imported"):
+        Federation(params)
+    record = {"params": params.model_dump(mode="json"), "own": {"mod.py": "0123"}}
+    assert changed_files(record) == []
+
+
 def test_a_program_of_an_own_model_is_refused(module: str, folder: Path) -> None:
     write(folder, "train", [0, 1] * 6)
     write(folder, "test", [0, 1, 0])

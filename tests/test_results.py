@@ -84,7 +84,7 @@ def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
     assert [values["device"] for values in asked] == ["cuda"] * 3
     assert [values.get("force", False) for values in asked] == [False, False, True]
     announced = [line for line in capsys.readouterr().out.splitlines() if ": at most " in line]
-    assert [line.endswith(" minutes, for a record that other code made") for line in announced] == [
+    assert [line.endswith(" minutes, for a stale record") for line in announced] == [
         False,
         False,
         True,
