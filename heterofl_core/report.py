@@ -65,7 +65,7 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The run's settings, `variation`, `metric`, `best`, `final`, `paper`, `difference` (best - paper) and
         `state`; `paper` and `difference` are missing where the paper has no such cell, the difference also
-        where the run has another schedule.
+        where the run has another schedule, or the printed number another definition.
     """
     papers_partitions = {partition for partition, _ in CELLS}
     rows = [

@@ -257,6 +257,13 @@ def test_another_schedule_stands_beside_the_paper_without_a_difference(settings:
     assert row["difference"] == pytest.approx(difference, nan_ok=True)
 
 
+def test_what_is_defined_otherwise_has_no_difference_on_the_page_of_runs() -> None:
+    settings = {"method": "standalone", "arch": "mlp", "levels": "a", "partition": "non-iid-2"}
+    table = report.beside_paper(pd.DataFrame([a_run(**settings)])).set_index("metric")
+    assert table["paper"].to_dict() == {"global_accuracy": 30.41, "local_accuracy": 98.72}
+    assert table["difference"].isna().to_dict() == {"global_accuracy": True, "local_accuracy": False}
+
+
 @pytest.mark.parametrize("partition", ["non-iid-1", "dirichlet-0.5"])
 def test_a_partition_that_the_paper_leaves_out_has_all_metrics_and_no_cell(partition: str) -> None:
     table = report.beside_paper(pd.DataFrame([a_run(partition=partition)])).set_index("metric")
