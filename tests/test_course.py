@@ -363,13 +363,6 @@ def test_a_page_shows_the_task_and_folds_the_solution_or_has_none(doubling: Path
 
 
 @BY_NAME
-def test_the_page_of_a_chapter_has_the_code_of_its_source(path: Path) -> None:
-    ran = course.as_it_ran(path)
-    assert ran is not None
-    assert course.has_code_of(ran, path), "make course executes it"
-
-
-@BY_NAME
 def test_a_chapter_needs_earlier_ones_only(path: Path) -> None:
     number, needed = int(path.stem[:2]), course.prerequisites(path.read_text(encoding="utf-8"))
     assert all(1 <= other < number for other in needed)
