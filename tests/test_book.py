@@ -229,7 +229,8 @@ def address(site: Path) -> Iterator[str]:
             pass
 
         def end_headers(self) -> None:
-            self.send_header("Cache-Control", "max-age=600")  # pages share style sheets and scripts
+            if "/_static/" in self.path:  # style sheets and scripts, which pages share
+                self.send_header("Cache-Control", "max-age=600")
             super().end_headers()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
