@@ -22,7 +22,7 @@ from heterofl_core.claims import (
     read_question,
     verdict,
 )
-from heterofl_core.evidence import MARKS, Evidence
+from heterofl_core.evidence import CONFIDENCE, MARKS, Evidence
 from heterofl_core.exhibits import all_evidence
 from heterofl_core.noise import noises
 from heterofl_core.paper import TABLES, paper_gain
@@ -166,13 +166,15 @@ def robustness() -> str:
 
 
 def survivors(chances: Sequence[float], comparisons: int) -> int:
-    """How many comparisons Holm's step-down procedure still tells from chance, at a level of 5 % for all.
+    """How many comparisons Holm's step-down procedure still tells from chance, at one level for all.
 
     Args:
         chances: the p-values of those that seem to be told.
         comparisons: how many were made.
     """
-    passed = (chance <= 0.05 / (comparisons - place) for place, chance in enumerate(sorted(chances)))
+    passed = (
+        chance <= (1 - CONFIDENCE) / (comparisons - place) for place, chance in enumerate(sorted(chances))
+    )
     return sum(takewhile(bool, passed))
 
 

@@ -81,4 +81,4 @@ def changed_files(record: Mapping[str, Any]) -> list[str]:
         now = fingerprints(record["params"]["dataset"], record["params"]["arch"])
     except InputError:
         return []
-    return [name for name, digest in record["own"].items() if now.get(name, digest) != digest]
+    return [name for name, then in record["own"].items() if now.get(name, then) != then]

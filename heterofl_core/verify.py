@@ -184,11 +184,11 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
     by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in all_records():
         alike = record["versions"] == here["versions"] and record["device"] in (here["device"], gpu())
-        if alike and "own" not in record and not is_current(record):
+        if alike and "own" not in record:
             by_code[record["code_hash"]].append(record)
     for then in sorted(by_code, key=lambda code: not leads_on(code)):
         records = [record for record in by_code[then] if not is_current(record)]
-        if not records:  # other certificates have led to them meanwhile
+        if not records:
             continue
         path = certificate_path(then)
         if before := differing(read_certificate(path)):
