@@ -103,8 +103,6 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
     for answer in evidence.all_answers():
         if answer.params.norm == "none" or (metric, answer.params.partition) == ("local_accuracy", "iid"):
             continue
-        pool = repeated(evidence, answer.params, metric, "final")
-        pool += repeated_slices(evidence, answer.params, metric)
         for level in answer.sliced_levels:
             if sliced := answer.slices(level, metric):
                 of_the_mix = {"levels", "assignment", "trace"}
@@ -112,6 +110,8 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
                 alone_run = run_params(**settings, levels=level)
                 alone_answer = evidence.answer(alone_run, how_long(answer.params))
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
+                pool = repeated(evidence, alone_run, metric, "final")
+                pool += repeated_slices(evidence, alone_run, metric)
                 both = slice_kind(answer.params), kind(alone_run)
                 noise, freedom = pair_noise(pool, both, answer.rounds)
                 a_pair = half_width(noise, freedom, pairs=1)

@@ -340,6 +340,11 @@ def test_local_accuracy_of_slices_is_left_out_where_it_is_global_accuracy() -> N
     assert row["sliced"] == 80.0
 
 
+def test_repeated_runs_on_images_have_no_slices_in_perplexity() -> None:
+    evidence = Evidence([a_mix(90.0), a_mix(91.0, seed=1)])
+    assert series.sub_models(evidence, "perplexity").empty
+
+
 def test_the_table_of_slices_counts_those_that_are_worse_or_better_by_more_than_chance(
     recorded: Write,
 ) -> None:
