@@ -343,7 +343,8 @@ def test_figures_answer_the_mouse_and_the_slider_moves(browser: Browser, address
     )
     scripts = "".join(f'<script src="_static/{name}"></script>' for name in ("plotly.min.js", "plots.js"))
     figure = interactive.mix_slider(points, "global_accuracy")
-    (site / "figure.html").write_text(f"<html lang=en><title>A figure</title>{figure}{scripts}", "utf-8")
+    head = '<html lang=en><title>A figure</title><link rel="icon" href="data:,">'  # no icon is asked for
+    (site / "figure.html").write_text(f"{head}{figure}{scripts}", "utf-8")
     page, complaints = open_page(browser, address, 1300, "light")
     page.goto(f"{address}/figure.html")
     lines = "document.querySelector('.interactive-plot').data"
