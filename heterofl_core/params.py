@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from heterofl_core.errors import InputError
 from heterofl_core.levels import Mix
@@ -123,6 +131,17 @@ class RunParams(BaseModel):
     precision: Literal["fp32", "bf16", "tf32"] = "fp32"
     eval_every: Count = Field(default_factory=lambda earlier: usual_eval_every(earlier["rounds"]))
     seed: int = Field(0, ge=0, strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def check_switch(cls, value: object, field: ValidationInfo) -> object:
+        """True and false are for switches; Python would take them for 1 and 0."""
+        name = str(field.field_name)
+        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
+            raise InputError(
+                f"parameter {name!r} has the value {value}, which is not allowed: it is not a switch"
+            )
+        return value
 
     @field_validator("dataset")
     @classmethod

@@ -23,9 +23,11 @@ from heterofl_core.folders import outputs_folder
 Record = Mapping[str, Any]
 """What `record.json` holds."""
 
+RESULTS = ("metrics", "sub_models")
+"""What a run found, in its record."""
+
 MEASURED = ("seconds", "training_seconds", "evaluation_seconds", "peak_memory_mb", "finished_at")
 """What differs between two executions of one run on one machine; all else in its record is the same."""
-
 
 START_ANEW = "delete it to start the run anew"
 """What to do about a checkpoint that cannot be used."""
@@ -127,14 +129,29 @@ def write_run(record: dict[str, Any], rounds: pd.DataFrame) -> None:
     checkpoint. What was made of the old record goes with it.
     """
     run_id, curve = record["run_id"], rounds_text(rounds)
+    record = record | {name: with_null(record[name]) for name in RESULTS if name in record}
     sealed = record | {"digest": digest(record, curve)}
     with atomic(record_path(run_id)) as new_record:
-        new_record.write_text(json.dumps(sealed, indent=2) + "\n", encoding="utf-8")
+        new_record.write_text(json.dumps(sealed, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         with atomic(rounds_path(run_id)) as new_curve:
             new_curve.write_text(curve, encoding="utf-8")
             to_disk(new_curve)
             for path_of in (record_path, executed_path, confusions_path, ensembles_path):
                 path_of(run_id).unlink(missing_ok=True)
+
+
+def with_null(found: Any) -> Any:
+    """What a run found, as JSON can say it: null where a number is not finite, since the run diverged."""
+    if isinstance(found, Mapping):
+        return {name: with_null(part) for name, part in found.items()}
+    return None if isinstance(found, float) and not math.isfinite(found) else found
+
+
+def with_nan(found: Any) -> Any:
+    """What a run found, as it is calculated with: NaN where the record has null."""
+    if isinstance(found, Mapping):
+        return {name: with_nan(part) for name, part in found.items()}
+    return math.nan if found is None else found
 
 
 def rounds_text(rounds: pd.DataFrame) -> str:
@@ -163,7 +180,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"record {path} is damaged ({error!r}); {MEND}") from error
     if not intact:
         raise InputError(f"record {path} or its rounds.csv was changed after the run; {MEND}")
-    return record
+    return record | {name: with_nan(record[name]) for name in RESULTS if name in record}
 
 
 def engine_of_record(record: Mapping[str, Any]) -> str:

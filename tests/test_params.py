@@ -732,7 +732,7 @@ HETEROFLS = "{} is part of HeteroFL, and not of method {!r}; allowed is {!r}, or
         ),
         ({"rounds": 0}, RULE.format("rounds", 0, "Input should be greater than or equal to 1")),
         ({"rounds": 2.5}, RULE.format("rounds", 2.5, INTEGER)),
-        ({"rounds": True}, RULE.format("rounds", True, INTEGER)),
+        ({"rounds": True}, RULE.format("rounds", True, "it is not a switch")),
         ({"rounds": [4]}, RULE.format("rounds", [4], INTEGER)),
         ({"rounds": "many"}, RULE.format("rounds", "many", INTEGER)),
         (
@@ -744,6 +744,7 @@ HETEROFLS = "{} is part of HeteroFL, and not of method {!r}; allowed is {!r}, or
         ({"lr": -0.1}, RULE.format("lr", -0.1, "Input should be greater than 0")),
         ({"momentum": 1}, RULE.format("momentum", 1, "Input should be less than 1")),
         ({"seed": -1}, RULE.format("seed", -1, "Input should be greater than or equal to 0")),
+        ({"lr": True}, RULE.format("lr", True, "it is not a switch")),
         ({"milestones": 5}, RULE.format("milestones", 5, "Input should be a valid tuple")),
         (
             {"milestones": [50, 20]},

@@ -123,6 +123,23 @@ def test_a_run_that_was_written_is_read_back(outputs: Path) -> None:
 
 
 @pytest.mark.usefixtures("outputs")
+def test_the_record_of_a_run_that_diverged_is_json_that_others_can_read() -> None:
+    slices = {"e": {"perplexity": math.inf}, "d": {"perplexity": 9.0}}
+    write_run(a_record(metrics={"final_perplexity": math.nan}, sub_models=slices), CURVE)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    written = json.loads(record_path("one").read_text("utf-8"), parse_constant=refuse)
+    assert written["metrics"] == {"final_perplexity": None}
+    assert written["sub_models"] == {"e": {"perplexity": None}, "d": {"perplexity": 9.0}}
+    record = read_record(record_path("one"))
+    assert math.isnan(record["metrics"]["final_perplexity"])
+    assert math.isnan(record["sub_models"]["e"]["perplexity"])
+    assert record["params"] == a_record()["params"]
+
+
+@pytest.mark.usefixtures("outputs")
 def test_what_was_made_of_an_older_record_goes_with_it() -> None:
     """Its page would otherwise be that of another result."""
     write_run(a_record(), CURVE)
