@@ -331,6 +331,18 @@ def test_tables_can_be_sorted_and_searched(browser: Browser, address: str) -> No
     page.close()
 
 
+def test_the_names_of_rows_stay_in_sight_on_a_phone(browser: Browser, address: str) -> None:
+    page, complaints = open_page(browser, address, 400, "light")
+    page.goto(f"{address}/report/table7.html")
+    page.wait_for_selector(".dt-search input")
+    page.locator("table.searchable thead th").last.scroll_into_view_if_needed()
+    name = page.locator("table.searchable tbody td").first.bounding_box()
+    assert name is not None
+    assert 0 <= name["x"] < 400 - name["width"]
+    assert complaints == []
+    page.close()
+
+
 def test_figures_answer_the_mouse_and_the_slider_moves(browser: Browser, address: str, site: Path) -> None:
     points = pd.DataFrame(
         {
