@@ -5,13 +5,13 @@ what makes a run lucky. Their difference scatters less than the runs themselves,
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
-from scipy import special
-
-from heterofl_core.evidence import Answer, Evidence, how_long, quantile, rank
-from heterofl_core.noise import half_width, kind, pair_noise, repeated
+from heterofl_core.evidence import CONFIDENCE, Answer, Evidence, how_long, rank
+from heterofl_core.noise import PairNoise, kind, pair_noise, repeated
 from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS
 
@@ -22,10 +22,8 @@ class Difference:
 
     Attributes:
         value: the mean over pairs of one seed, in points of accuracy or as the logarithm of a ratio of
-            perplexities, positive if better; NaN where a run diverged.
-        half_width: of its 95 % interval, from the noise of pairs; NaN where that is not known, or a run
-            diverged.
-        freedom: degrees of freedom of that noise; 0 where it is not known.
+            perplexities, positive if better; NaN where a compared value is not finite.
+        noise: of a pair.
         pairs: how many there are.
         schedule: of both, see `Answer.schedule`.
         full: whether that is the paper's.
@@ -33,23 +31,20 @@ class Difference:
     """
 
     value: float
-    half_width: float
-    freedom: float
+    noise: PairNoise
     pairs: int
     schedule: str
     full: bool
     state: str
 
+    @property
+    def half_width(self) -> float:
+        """Of the 95 % interval; NaN where there is none."""
+        return math.nan if math.isnan(self.value) else self.noise.half_width(self.pairs)
+
     def p_value(self, margin: float) -> float:
-        """How often chance alone takes the mean so far from a margin, by Student's distribution; NaN where
-        there is no interval.
-        """
-        if math.isnan(self.half_width):
-            return math.nan
-        if not self.half_width:
-            return float(self.value == margin)
-        errors = abs(self.value - margin) / self.half_width * quantile(self.freedom)
-        return 2 * float(special.stdtr(self.freedom, -errors))
+        """How often chance alone takes the mean so far from a margin; NaN where there is no interval."""
+        return self.noise.p_value(self.value, self.pairs, margin)
 
 
 def difference(
@@ -70,19 +65,25 @@ def difference(
         return None
     first, second = (answer.by_seed(metric, which) for answer in answers)
     gains = [METRICS[metric].gain(first[seed], second[seed]) for seed in first.keys() & second.keys()]
-    pool = repeated(evidence, better, metric, which)
-    noise, freedom = pair_noise(pool, (kind(better), kind(worse)), answers[0].rounds)
-    diverged = not all(map(math.isfinite, gains))
+    pool = repeated(evidence, answers[0].params, metric, which)
     both = Answer((*answers[0].records, *answers[1].records))
     return Difference(
-        value=math.nan if diverged else math.fsum(gains) / len(gains),
-        half_width=math.nan if diverged else half_width(noise, freedom, len(gains)),
-        freedom=freedom,
+        value=math.fsum(gains) / len(gains) if all(map(math.isfinite, gains)) else math.nan,
+        noise=pair_noise(pool, (kind(better), kind(worse)), answers[0].params),
         pairs=len(gains),
         schedule=both.schedule,
         full=both.full,
         state=both.state,
     )
+
+
+def holm(chances: Sequence[float]) -> float:
+    """The largest of some p-values that Holm's step-down procedure still tells from chance, at one level for
+    all of them; 0 if it tells none.
+    """
+    limits = ((1 - CONFIDENCE) / left for left in range(len(chances), 0, -1))
+    told = takewhile(lambda pair: pair[0] <= pair[1], zip(sorted(chances), limits, strict=True))
+    return max((chance for chance, _ in told), default=0.0)
 
 
 def compared(evidence: Evidence, one: RunParams, other: RunParams) -> tuple[Answer, Answer] | None:

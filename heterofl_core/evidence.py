@@ -165,6 +165,17 @@ class Evidence:
         for answers in self.answers.values():
             yield from answers
 
+    @functools.cached_property
+    def repeated(self) -> list[Answer]:
+        """Answers of several seeds, one to each question and schedule: a run that was evaluated more often is
+        no other run.
+        """
+        return [
+            answer
+            for answer in self.all_answers()
+            if len(answer.records) > 1 and answer is self.answer(answer.params, how_long(answer.params))
+        ]
+
     def answers_to(self, params: RunParams) -> list[Answer]:
         """Everything that answers what a run asks: an answer for each schedule, and for each number of rounds
         between evaluations.

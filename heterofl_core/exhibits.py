@@ -11,6 +11,7 @@ from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from heterofl_core import series
+from heterofl_core.differences import holm
 from heterofl_core.evidence import MARKS, Answer, Evidence, estimate
 from heterofl_core.paper import (
     BASELINES,
@@ -146,7 +147,8 @@ def points(found: pd.DataFrame) -> Styler | HTML:
 
 def sub_models(metric: str) -> Styler | HTML:
     """What clients of each level would use, beside a federation of that level alone, after the last round;
-    the caption counts the slices that are worse, and those that are better, by more than chance.
+    the caption counts the slices that are worse, and those that are better, by more than chance, and those
+    that are so when all of the table are asked at once.
     """
     found = series.sub_models(all_evidence(), metric)
     rows = [
@@ -161,14 +163,17 @@ def sub_models(metric: str) -> Styler | HTML:
             "Seeds": str(seeds),
             "Schedule": answer.schedule,
         }
-        for answer, level, sliced, alone, gain, half_width, seeds in found.itertuples(index=False)
+        for answer, level, sliced, alone, gain, half_width, _, seeds in found.itertuples(index=False)
     ]
     table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
-    worse, better = ((sign * found["gain"] > found["half_width"]).sum() for sign in (-1, 1))
-    beside, judged = found["gain"].count(), found["half_width"].count()
+    worse, better = (sign * found["gain"] > found["half_width"] for sign in (-1, 1))
+    told = found["chance"] <= holm(list(found["chance"].dropna()))
+    beside, judged = found["alone"].count(), found["half_width"].count()
     table.set_caption(
-        f"Of {beside} slices beside a level alone, {worse} are worse by more than ±, and {better} better; "
-        f"for {judged - worse - better} the interval includes zero, and {beside - judged} have none."
+        f"Of {beside} slices beside a level alone, {worse.sum()} are worse by more than ±, and "
+        f"{better.sum()} better; for {judged - worse.sum() - better.sum()} the interval includes zero, and "
+        f"{beside - judged} have none. Holm's correction for all of them leaves {(worse & told).sum()} and "
+        f"{(better & told).sum()}."
     )
     return unless_empty(searchable(table))
 

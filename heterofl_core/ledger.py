@@ -4,7 +4,6 @@ import html
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, takewhile
 from typing import Any
 
 import pandas as pd
@@ -22,9 +21,9 @@ from heterofl_core.claims import (
     read_question,
     verdict,
 )
-from heterofl_core.evidence import CONFIDENCE, MARKS, Evidence
+from heterofl_core.evidence import MARKS, Evidence
 from heterofl_core.exhibits import all_evidence
-from heterofl_core.noise import noises
+from heterofl_core.noise import PairNoise, noises
 from heterofl_core.paper import TABLES, paper_gain
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.printing import signed
@@ -40,7 +39,8 @@ NUMBERS = ("Margin", "Paper", "Ours", "±", "Pairs", "Freedom")
 def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
     """What the runs on a data set say of a claim, and from how many outcomes; `–` if it makes no claim of it.
 
-    Where a measured comparison is not by the paper's schedule, it says so, in weaker words.
+    Where a measured comparison is not by the paper's schedule, it says so, in weaker words; where all are,
+    but the scatter behind an interval is not, it says that.
     """
     judgements = [judged(evidence, one) for one in claim.of(dataset)]
     if not judgements:
@@ -53,6 +53,8 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
     counted = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in WITH_INTERVAL if counts[name])
     if said != "not enough runs" and not all(found.full for found in measured):
         said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
+    elif said != "not enough runs" and any(found.noise.lenders for found in measured):
+        said = f"{said}, by the scatter of short runs"
     return f"{said} ({counted} of {len(judgements)})"
 
 
@@ -124,7 +126,7 @@ def row(evidence: Evidence, comparison: Comparison) -> dict[str, Any]:
         "Ours": signed(found.value) + MARKS[found.state] if found else "–",
         "±": "–" if found is None or math.isnan(found.half_width) else f"{found.half_width:.2f}",
         "Pairs": str(found.pairs) if found else "–",
-        "Freedom": f"{found.freedom:.1f}" if found and found.freedom else "–",
+        "Freedom": freedom(found.noise) if found else "–",
         "Outcome": came,
         "Schedule": found.schedule if found else "",
     }
@@ -138,44 +140,11 @@ def short(run: RunParams, other: RunParams) -> str:
     return ", ".join([run.levels, *([run.assignment] if told else []), *([changed] if changed else [])])
 
 
-def robustness() -> str:
-    """How much hangs on the number of comparisons, and on the best round: Markdown."""
-    evidence = all_evidence()
-    asked = [some for claim in read_claims() for dataset in TABLES if (some := claim.of(dataset))]
-    best, final = (
-        [[judged(evidence, one, which) for one in some] for some in asked] for which in ("best", "final")
-    )
-    counts = Counter(came for some in best for _, came in some)
-    intervals = sum(counts[came] for came in WITH_INTERVAL)
-    chances = [
-        found.p_value(one.margin)
-        for one, (found, came) in zip(chain(*asked), chain(*best), strict=True)
-        if found and came in ("holds", "fails")
-    ]
-    moved = sum(one != other for (_, one), (_, other) in zip(chain(*best), chain(*final), strict=True))
-    turned = sum(
-        verdict([came for _, came in one]) != verdict([came for _, came in other])
-        for one, other in zip(best, final, strict=True)
-    )
-    return (
-        f"Of {intervals} comparisons with an interval, {counts['holds']} hold and {counts['fails']} fail. "
-        f"Holm's correction for {intervals} comparisons leaves {survivors(chances, intervals)} of these. "
-        f"Judged by the last round and not by the best, {moved} of {len(list(chain(*asked)))} outcomes and "
-        f"{turned} of {len(asked)} verdicts would be others."
-    )
-
-
-def survivors(chances: Sequence[float], comparisons: int) -> int:
-    """How many comparisons Holm's step-down procedure still tells from chance, at one level for all.
-
-    Args:
-        chances: the p-values of those that seem to be told.
-        comparisons: how many were made.
-    """
-    passed = (
-        chance <= (1 - CONFIDENCE) / (comparisons - place) for place, chance in enumerate(sorted(chances))
-    )
-    return sum(takewhile(bool, passed))
+def freedom(noise: PairNoise) -> str:
+    """Degrees of freedom, and the rounds of shorter runs from which they come."""
+    if not noise.freedom:
+        return "–"
+    return f"{noise.freedom:.1f}" + (f" ({noise.lenders} rounds)" if noise.lenders else "")
 
 
 def rules() -> Styler:
@@ -202,10 +171,10 @@ def scatter() -> Styler:
             "Metric": METRICS[noise.metric].title,
             "Standard deviation": f"{noise.deviation:.2f}",
             "Degrees of freedom": f"{noise.freedom:.1f}",
-            "Settings with several seeds": str(noise.settings),
+            "Levels": ", ".join(noise.levels),
         }
         for noise in noises(all_evidence())
     ]
-    columns = ["Data", "Kind", "Rounds", "Metric", "Standard deviation", "Degrees of freedom"]
-    table = pd.DataFrame(rows, columns=[*columns, "Settings with several seeds"])
-    return aligned(table, text=["Data", "Kind", "Metric"])
+    text = ["Data", "Kind", "Metric", "Levels"]
+    columns = [*text[:2], "Rounds", "Metric", "Standard deviation", "Degrees of freedom", "Levels"]
+    return aligned(pd.DataFrame(rows, columns=columns), text)

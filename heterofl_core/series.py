@@ -2,18 +2,22 @@
 
 import itertools
 import math
+from statistics import fmean
 
 import pandas as pd
 
 from heterofl_core.evidence import Answer, Evidence, estimate, how_long
 from heterofl_core.levels import LEVELS
-from heterofl_core.noise import half_width, kind, pair_noise, repeated, repeated_slices, slice_kind
+from heterofl_core.noise import PairNoise, kind, pair_noise, repeated, repeated_slices, slice_kind
 from heterofl_core.paper import paper_value
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import METRICS, read_rounds
 
 PAIRS = tuple(itertools.combinations(LEVELS, 2))
 """A larger and a smaller level, as each line of Figures 2 to 11 has them."""
+
+BESIDE = ("sliced", "alone", "gain", "half_width", "chance", "seeds")
+"""What is told of a slice beside its level alone; see `sub_models`."""
 
 
 def mixed(dataset: str, partition: str, pair: tuple[str, str], tenths: int) -> RunParams:
@@ -96,8 +100,8 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
         mix), `level`, `sliced` (its slice of the final global model, the mean over `seeds`), `alone` (the
         final model where all clients have that level), `gain` (how much the slice is better, negative where
         it is worse; see `records.Metric.gain`), `half_width` (of the gain's 95 % interval, from the noise of
-        such pairs) and `seeds` (how many). Where the level alone was not run with any of the
-        seeds, what depends on it is NaN. Runs without a norm are left out: see the page.
+        such pairs), `chance` (its p-value) and `seeds` (how many). Where the level alone was not run with any
+        of the seeds, what depends on it is NaN. Runs without a norm are left out: see the page.
     """
     rows = []
     for answer in evidence.all_answers():
@@ -113,33 +117,33 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
                 pool = repeated(evidence, alone_run, metric, "final")
                 pool += repeated_slices(evidence, alone_run, metric)
                 both = slice_kind(answer.params), kind(alone_run)
-                noise, freedom = pair_noise(pool, both, answer.rounds)
-                a_pair = half_width(noise, freedom, pairs=1)
+                noise = pair_noise(pool, both, answer.params)
                 rows.append(
-                    {"answer": answer, "level": level} | slice_beside_alone(sliced, alone, metric, a_pair)
+                    {"answer": answer, "level": level} | slice_beside_alone(sliced, alone, metric, noise)
                 )
-    return pd.DataFrame(rows, columns=["answer", "level", "sliced", "alone", "gain", "half_width", "seeds"])
+    return pd.DataFrame(rows, columns=["answer", "level", *BESIDE])
 
 
 def slice_beside_alone(
-    sliced: dict[int, float], alone: dict[int, float], metric: str, a_pair: float
+    sliced: dict[int, float], alone: dict[int, float], metric: str, noise: PairNoise
 ) -> dict[str, float]:
     """Slices beside the level alone, both by seed: means over the seeds that both have; see `sub_models`.
 
     Args:
-        a_pair: half of the 95 % interval of a difference, were there one seed.
+        noise: of a pair.
     """
     both = sorted(sliced.keys() & alone.keys())
     if not both:
-        nothing = dict.fromkeys(("alone", "gain", "half_width"), math.nan)
-        return {"sliced": estimate(list(sliced.values())).mean, "seeds": len(sliced)} | nothing
-    gain = estimate([METRICS[metric].gain(sliced[seed], alone[seed]) for seed in both])
+        nothing = dict.fromkeys(BESIDE, math.nan)
+        return nothing | {"sliced": fmean(sliced.values()), "seeds": len(sliced)}
+    gain = fmean(METRICS[metric].gain(sliced[seed], alone[seed]) for seed in both)
     return {
-        "sliced": estimate([sliced[seed] for seed in both]).mean,
-        "alone": estimate([alone[seed] for seed in both]).mean,
-        "gain": gain.mean,
-        "half_width": a_pair / math.sqrt(gain.count),
-        "seeds": gain.count,
+        "sliced": fmean(sliced[seed] for seed in both),
+        "alone": fmean(alone[seed] for seed in both),
+        "gain": gain,
+        "half_width": noise.half_width(len(both)) if math.isfinite(gain) else math.nan,
+        "chance": noise.p_value(gain, len(both)),
+        "seeds": len(both),
     }
 
 

@@ -20,8 +20,15 @@ from heterofl_core.claims import (
     verdict,
 )
 from heterofl_core.differences import Difference
-from heterofl_core.evidence import Evidence
+from heterofl_core.evidence import Evidence, quantile
+from heterofl_core.noise import PairNoise
 from heterofl_core.params import run_params
+
+
+def a_difference(value: float, half_width: float) -> Difference:
+    """One pair by the paper's schedule, with an interval of some width, or none."""
+    noise = PairNoise() if math.isnan(half_width) else PairNoise(half_width / quantile(4), 4)
+    return Difference(value, noise, 1, "paper", full=True, state="current")
 
 
 @pytest.mark.parametrize(
@@ -38,9 +45,7 @@ from heterofl_core.params import run_params
     ],
 )
 def test_what_comes_of_a_comparison(value: float, half_width: float, margin: float, expected: str) -> None:
-    assert (
-        outcome(Difference(value, half_width, 4, 1, "paper", full=True, state="current"), margin) == expected
-    )
+    assert outcome(a_difference(value, half_width), margin) == expected
 
 
 def test_a_comparison_that_was_not_run() -> None:
@@ -48,7 +53,7 @@ def test_a_comparison_that_was_not_run() -> None:
 
 
 def test_a_comparison_that_needs_long_runs_says_nothing_of_short_ones() -> None:
-    short = Difference(5.0, 1.0, 4, 1, "short, 20 rounds", full=False, state="current")
+    short = dataclasses.replace(a_difference(5.0, 1.0), schedule="short, 20 rounds", full=False)
     assert outcome(short) == "holds"
     assert outcome(short, full=True) == "too short"
     assert outcome(dataclasses.replace(short, full=True), full=True) == "holds"
@@ -139,6 +144,24 @@ def test_a_verdict_says_from_what_it_comes_and_whether_that_was_shorter_than_the
         assert ledger.verdict_of(Evidence(records), claim, "wikitext2") == "–"
 
 
+def test_a_long_run_without_seeds_borrows_the_scatter_of_short_ones_and_says_so() -> None:
+    steady = {"a-e": (97.0, 97.1, 97.2), "e": (90.0, 90.2, 90.1)}
+    records = [
+        a_record(value, levels=levels, seed=seed, protocol="short")
+        for levels, values in steady.items()
+        for seed, value in enumerate(values)
+    ]
+    evidence = Evidence([*records, a_record(99.0), a_record(98.0, levels="e")])
+    mix, alone = (run_params(dataset="mnist", levels=levels) for levels in ("a-e", "e"))
+    comparison = Comparison(mix, alone, "global_accuracy")
+    claim = Claim(1, "a-e is better than e", "nowhere", (comparison,))
+    assert ledger.verdict_of(evidence, claim, "mnist") == (
+        "reproduced, by the scatter of short runs (1 hold of 1)"
+    )
+    row = ledger.row(evidence, comparison)
+    assert (row["Schedule"], row["Freedom"]) == ("paper", "2.0 (20 rounds)")
+
+
 def test_what_is_compared_is_told_apart_by_assignment_and_by_what_was_changed() -> None:
     fix, dynamic = (run_params(dataset="mnist", levels="a-e", assignment=name) for name in ("fix", "dynamic"))
     at_e, bare = (run_params(dataset="mnist", levels="e", norm=norm) for norm in ("sbn", "none"))
@@ -217,33 +240,5 @@ def test_the_page_explains_every_word_and_what_the_intervals_rest_on(
     monkeypatch.setattr(ledger, "all_evidence", lambda: Evidence(records))
     (row,) = vars(ledger.scatter())["data"].to_dict("records")
     assert (row["Data"], row["Kind"]) == ("MNIST, iid", "heterofl, cnn, sbn, zero, static")
-    assert [row[name] for name in ("Standard deviation", "Degrees of freedom")] == ["1.00", "1.0"]
-
-
-def test_holms_procedure_by_hand() -> None:
-    """Of ten comparisons: 0.004 ≤ 0.05/10 and 0.0055 ≤ 0.05/9; 0.0064 > 0.05/8 ends it, whatever follows."""
-    assert ledger.survivors([0.0064, 0.004, 0.0055, 0.0065], 10) == 2
-    assert ledger.survivors([0.006], 10) == 0
-    assert ledger.survivors([], 10) == 0
-
-
-def test_what_hangs_on_the_best_round_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the best round e is better than a by 1 with each seed, by the last round worse by 1."""
-    records = [
-        a_record(best, levels=levels, seed=seed)
-        | {"metrics": {"best_global_accuracy": best, "final_global_accuracy": final}}
-        for levels, values in {"e": ((98.0, 95.0), (98.1, 95.1)), "a": ((97.0, 96.0), (97.1, 96.1))}.items()
-        for seed, (best, final) in enumerate(values)
-    ]
-    settings = {"dataset": "mnist"}
-    comparison = Comparison(
-        run_params(**settings, levels="e"), run_params(**settings, levels="a"), "global_accuracy"
-    )
-    claim = Claim(1, "e is better than a", "nowhere", (comparison,))
-    monkeypatch.setattr(ledger, "read_claims", lambda: [claim])
-    monkeypatch.setattr(ledger, "all_evidence", lambda: Evidence(records))
-    assert ledger.robustness() == (
-        "Of 1 comparisons with an interval, 1 hold and 0 fail. Holm's correction for 1 comparisons leaves 1 "
-        "of these. Judged by the last round and not by the best, 1 of 1 outcomes and 1 of 1 verdicts would "
-        "be others."
-    )
+    shown = [row[name] for name in ("Standard deviation", "Degrees of freedom", "Levels")]
+    assert shown == ["1.00", "1.0", "a-e, e"]

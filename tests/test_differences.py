@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from test_evidence import PARAMS, a_record
 
-from heterofl_core.differences import Difference, difference
+from heterofl_core.differences import Difference, difference, holm
 from heterofl_core.evidence import Evidence
 from heterofl_core.params import run_params
 
@@ -109,6 +109,14 @@ def test_without_an_interval_there_is_no_p_value_and_without_scatter_it_is_certa
     assert steady.p_value(0) < 1e-6
 
 
+def test_holms_procedure_by_hand() -> None:
+    """Of ten comparisons: 0.004 ≤ 0.05/10 and 0.0055 ≤ 0.05/9; 0.0064 > 0.05/8 ends it, whatever follows."""
+    others = [0.5] * 6
+    assert holm([0.0064, 0.004, 0.0055, 0.0065, *others]) == 0.0055
+    assert holm([0.006, *others, *others]) == 0
+    assert holm([]) == 0
+
+
 # What has no interval, or no difference
 
 
@@ -128,7 +136,7 @@ def test_no_kind_lends_its_noise_to_another(other: dict[str, Any]) -> None:
     answer = difference(Evidence([*steady, *runs({"e": [80.0]}, **other)]), PARAMS, worse, "global_accuracy")
     assert answer is not None
     assert math.isnan(answer.half_width)
-    assert answer.freedom == 0
+    assert answer.noise.freedom == 0
 
 
 @pytest.mark.parametrize("lost", [math.nan, math.inf])

@@ -12,8 +12,8 @@ from pandas.io.formats.style import Styler
 from test_evidence import a_record
 
 from heterofl_core import exhibits, series
-from heterofl_core.evidence import Evidence, quantile
-from heterofl_core.noise import kind, pair_noise, repeated, repeated_slices, slice_kind
+from heterofl_core.evidence import Evidence
+from heterofl_core.noise import PairNoise, kind, pair_noise, repeated, repeated_slices, slice_kind
 from heterofl_core.params import run_params
 from heterofl_core.records import record_path, write_run
 
@@ -284,6 +284,9 @@ def a_mix(accuracy: float, **settings: Any) -> dict[str, Any]:
     return a_record(**{"levels": "d-e", **settings}) | {"sub_models": {"e": metrics}}
 
 
+NOISE = PairNoise(0.1, 4)
+
+
 def numbers(found: pd.DataFrame) -> list[dict[str, Any]]:
     """What `series.sub_models` says, without the runs."""
     rows = found.drop(columns="answer").to_dict("records")
@@ -302,29 +305,34 @@ def test_a_slice_stands_beside_its_level_alone_of_the_same_seeds() -> None:
     mix, alone = (run_params(dataset="mnist", levels=levels) for levels in ("d-e", "e"))
     pool = repeated(Evidence(records), mix, "global_accuracy", "final")
     pool += repeated_slices(Evidence(records), mix, "global_accuracy")
-    noise, freedom = pair_noise(pool, (slice_kind(mix), kind(alone)), 200)
-    half_width = quantile(freedom) * noise / math.sqrt(2)
+    noise = pair_noise(pool, (slice_kind(mix), kind(alone)), mix)
     assert row == {
         "level": "e",
         "sliced": 94.0,
         "alone": 94.25,
         "gain": -0.25,
-        "half_width": pytest.approx(half_width),
+        "half_width": noise.half_width(2),
+        "chance": noise.p_value(-0.25, 2),
         "seeds": 2,
     }
     assert found["answer"].iloc[0].schedule == "paper"
 
 
 def test_less_perplexity_is_a_gain() -> None:
-    row = series.slice_beside_alone({0: 5.0}, {0: 7.0}, "perplexity", a_pair=0.1)
+    row = series.slice_beside_alone({0: 5.0}, {0: 7.0}, "perplexity", NOISE)
     assert row["gain"] == pytest.approx(math.log(7 / 5))
-    assert (row["half_width"], row["seeds"]) == (0.1, 1)
+    assert (row["half_width"], row["seeds"]) == (NOISE.half_width(1), 1)
+
+
+def test_a_slice_that_diverged_has_no_interval() -> None:
+    row = series.slice_beside_alone({0: math.nan}, {0: 95.0}, "global_accuracy", NOISE)
+    assert all(math.isnan(row[name]) for name in ("gain", "half_width", "chance"))
 
 
 def test_without_the_level_alone_of_one_of_the_seeds_a_slice_stands_alone() -> None:
-    row = series.slice_beside_alone({0: 90.0, 1: 92.0}, {2: 95.0}, "global_accuracy", a_pair=0.1)
+    row = series.slice_beside_alone({0: 90.0, 1: 92.0}, {2: 95.0}, "global_accuracy", NOISE)
     assert (row["sliced"], row["seeds"]) == (91.0, 2)
-    assert all(math.isnan(row[name]) for name in ("alone", "gain", "half_width"))
+    assert all(math.isnan(row[name]) for name in ("alone", "gain", "half_width", "chance"))
 
 
 def test_schedules_and_switches_have_rows_of_their_own() -> None:
@@ -366,7 +374,7 @@ def test_the_table_of_slices_counts_those_that_are_worse_or_better_by_more_than_
     table = exhibits.sub_models("global_accuracy")
     assert vars(table)["caption"] == (
         "Of 3 slices beside a level alone, 1 are worse by more than ±, and 1 better; for 1 the interval "
-        "includes zero, and 0 have none."
+        "includes zero, and 0 have none. Holm's correction for all of them leaves 1 and 1."
     )
     lines = data(table).drop(columns=["Data", "Level"])
     assert f'<a href="../runs/{mixes[0]["run_id"]}.html">a-e, dynamic</a>' in set(lines["Mix"])

@@ -10,29 +10,38 @@ from test_differences import SMALLER, runs
 from test_evidence import PARAMS, a_record
 
 from heterofl_core.evidence import Evidence
-from heterofl_core.noise import kind, noises, pair_noise, repeated, repeated_slices, slice_kind
-from heterofl_core.params import run_params
+from heterofl_core.noise import PairNoise, kind, noises, pair_noise, repeated, repeated_slices, slice_kind
+from heterofl_core.params import RunParams, run_params
 
 
-def noise_of(records: list[dict[str, Any]], rounds: int = PARAMS.rounds) -> tuple[float, float]:
+def noise_of(records: list[dict[str, Any]], params: RunParams = PARAMS) -> PairNoise:
     """Of pairs of a-e and e."""
-    pool = repeated(Evidence(records), PARAMS, "global_accuracy", "best")
-    return pair_noise(pool, (kind(PARAMS), kind(SMALLER)), rounds)
+    pool = repeated(Evidence(records), params, "global_accuracy", "best")
+    return pair_noise(pool, (kind(PARAMS), kind(SMALLER)), params)
+
+
+def numbers(noise: PairNoise) -> tuple[float, float]:
+    """The deviation and its degrees of freedom."""
+    return noise.deviation, noise.freedom
+
+
+LONG = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]})
+"""Runs that are off by a half each."""
 
 
 def test_noise_is_what_setting_and_seed_do_not_explain() -> None:
     """The settings differ by 7 with seed 0, by 5 with seed 1: four runs are off by a half each. Their
     variance is 1, and that of a difference of two of them is 2.
     """
-    noise, freedom = noise_of(runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0], "b": [50.0]}))
-    assert noise == pytest.approx(math.sqrt(2))
-    assert freedom == pytest.approx(1)
+    noise = noise_of([*LONG, *runs({"b": [50.0]})])
+    assert numbers(noise) == pytest.approx((math.sqrt(2), 1))
+    assert noise.lenders == 0
 
 
 def test_a_setting_that_was_repeated_alone_tells_nothing_of_pairs() -> None:
-    noise, freedom = noise_of(runs({"a-e": [97.0, 99.0], "e": [90.0]}))
-    assert (math.isnan(noise), freedom) == (True, 0)
-    assert noise_of([])[1] == 0
+    noise = noise_of(runs({"a-e": [97.0, 99.0], "e": [90.0]}))
+    assert (math.isnan(noise.deviation), noise.freedom) == (True, 0)
+    assert noise_of([]).freedom == 0
 
 
 @given(st.lists(st.floats(-50, 50), min_size=3, max_size=3))
@@ -42,22 +51,52 @@ def test_what_all_runs_of_a_seed_share_is_no_noise(luck: list[float]) -> None:
         levels: [value + luck[seed] for seed, value in enumerate(values)]
         for levels, values in runs_of.items()
     }
-    noise, freedom = noise_of(runs(lucky))
-    assert freedom == pytest.approx(3)  # eight runs, three settings, three seeds of which one is free
-    assert noise == pytest.approx(noise_of(runs(runs_of))[0], abs=1e-6)
+    noise = noise_of(runs(lucky))
+    assert noise.freedom == pytest.approx(3)  # eight runs, three settings, three seeds of which one is free
+    assert noise.deviation == pytest.approx(noise_of(runs(runs_of)).deviation, abs=1e-6)
 
 
 def test_noise_is_that_of_runs_as_long_where_there_are_any() -> None:
     """Long runs are off by 1/2, short ones by 2. Where none as long was repeated, shorter ones lend theirs.
     Longer ones never do.
     """
-    long = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]})
     short = runs({"a-e": [80.0, 84.0], "e": [70.0, 82.0]}, protocol="short")
-    length = short[0]["params"]["rounds"]
-    for rounds, variance, freedom in ((PARAMS.rounds, 1, 1), (length, 16, 1), (length + 1, 16, 1)):
-        assert noise_of(long + short, rounds) == pytest.approx((math.sqrt(2 * variance), freedom))
-    assert noise_of(long + short, PARAMS.rounds + 1) == pytest.approx((math.sqrt(2 * 17 / 2), 2))
-    assert noise_of(long + short, length - 1)[1] == 0
+
+    def noise(rounds: int) -> PairNoise:
+        return noise_of(LONG + short, run_params(dataset="mnist", levels="a-e", rounds=rounds, milestones=[]))
+
+    shortest = run_params(dataset="mnist", levels="a-e", protocol="short")
+    assert numbers(noise_of(LONG + short)) == pytest.approx((math.sqrt(2 * 1), 1))
+    assert numbers(noise_of(LONG + short, shortest)) == pytest.approx((math.sqrt(2 * 16), 1))
+    assert numbers(noise(shortest.rounds + 1)) == pytest.approx((math.sqrt(2 * 16), 1))
+    assert numbers(noise(PARAMS.rounds + 1)) == pytest.approx((math.sqrt(2 * 17 / 2), 2))
+    assert noise(shortest.rounds - 1).freedom == 0
+    assert noise_of(LONG + short, shortest).lenders == 0
+    assert noise(shortest.rounds + 1).lenders == shortest.rounds
+    assert noise(PARAMS.rounds + 1).lenders == PARAMS.rounds
+
+
+@pytest.mark.parametrize("other", [{"lr": 1.0}, {"num_clients": 10}, {"eval_every": 1}])
+def test_noise_is_that_of_one_schedule_and_of_as_many_clients(other: dict[str, Any]) -> None:
+    """Nor is a run another one if it was evaluated more often."""
+    wild = runs({"a-e": [80.0, 84.0], "e": [70.0, 82.0]}, **other)
+    assert numbers(noise_of(LONG + wild)) == pytest.approx(numbers(noise_of(LONG)))
+
+
+@given(st.floats(-9, 9), st.integers(1, 9), st.floats(0.1, 9), st.floats(0.5, 9))
+def test_chance_is_as_rare_as_the_interval_says_where_it_ends_at_the_margin(
+    gain: float, pairs: int, deviation: float, freedom: float
+) -> None:
+    noise = PairNoise(deviation, freedom)
+    assert noise.p_value(gain, pairs, gain - noise.half_width(pairs)) == pytest.approx(0.05)
+    assert noise.p_value(gain, pairs, gain) == pytest.approx(1)
+
+
+def test_what_is_not_known_or_diverged_has_no_p_value_and_what_never_scatters_is_certain() -> None:
+    assert math.isnan(PairNoise().p_value(1.0, 1))
+    assert math.isnan(PairNoise().half_width(1))
+    assert math.isnan(PairNoise(1.0, 4).p_value(math.inf, 1))
+    assert [PairNoise(0.0, 4).p_value(gain, 1) for gain in (0.0, 1.0)] == [1.0, 0.0]
 
 
 def test_other_goals_of_training_are_other_kinds() -> None:
@@ -77,26 +116,25 @@ def test_an_unsteady_kind_widens_the_interval_as_in_welchs_test() -> None:
     worse = run_params(dataset="mnist", levels="e", norm="none")
     evidence = Evidence([*runs(rows), *wild])
     pool = repeated(evidence, PARAMS, "global_accuracy", "best")
-    noise, freedom = pair_noise(pool, (kind(PARAMS), kind(worse)), PARAMS.rounds)
+    noise = pair_noise(pool, (kind(PARAMS), kind(worse)), PARAMS)
     # Of the wild setting's (-3, 3, 0) two thirds are left there, minus a third in both of the steady ones.
     steady, unsteady = 2 * (1 + 1) / (8 / 3), (4 + 4) / (4 / 3)
-    assert noise == pytest.approx(math.sqrt(steady + unsteady))
     expected = (steady + unsteady) ** 2 / (steady**2 / (8 / 3) + unsteady**2 / (4 / 3))
-    assert freedom == pytest.approx(expected)
+    assert numbers(noise) == pytest.approx((math.sqrt(steady + unsteady), expected))
 
 
 def test_the_noises_are_listed_by_kind_with_what_they_rest_on() -> None:
-    records = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0], "b": [50.0]})
+    records = [*LONG, *runs({"b": [50.0]})]
     records += runs({"e": [60.0, 70.0]}, norm="none")  # nothing of its own kind to tell seed and noise apart
     (noise,) = noises(Evidence(records))
     assert noise.kind == ("heterofl", "cnn", "sbn", "zero", "static")
-    assert (noise.rounds, noise.metric, noise.settings) == (200, "global_accuracy", 2)
+    assert (noise.rounds, noise.metric, noise.levels) == (200, "global_accuracy", ("a-e", "e"))
     assert (noise.deviation, noise.freedom) == pytest.approx((1, 1))
 
 
 def test_other_data_and_other_partitions_do_not_count() -> None:
     records = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]}, partition="non-iid-2")
-    assert noise_of(records)[1] == 0
+    assert noise_of(records).freedom == 0
 
 
 def test_ordinary_batch_norm_has_a_kind_of_its_own_where_levels_are_not_mixed() -> None:
@@ -108,15 +146,18 @@ def test_ordinary_batch_norm_has_a_kind_of_its_own_where_levels_are_not_mixed() 
 
 
 def test_slices_scatter_by_themselves() -> None:
-    """By hand. Of two mixes the slices of level e are off by 1, in turn; the global models are not at all."""
-    sliced = {"a-e": [90.0, 94.0], "b-e": [92.0, 92.0]}
+    """By hand. Of two mixes the slices of level e are off by 1, in turn; the global models are not at all.
+    The slices of level d are no more evidence: those of one model are lucky together.
+    """
+    sliced = {"a-d-e": [90.0, 94.0], "b-d-e": [92.0, 92.0]}
     records = [
-        a_record(98.0, levels=levels, seed=seed) | {"sub_models": {"e": {"global_accuracy": value}}}
+        a_record(98.0, levels=levels, seed=seed)
+        | {"sub_models": {level: {"global_accuracy": value} for level in "de"}}
         for levels, values in sliced.items()
         for seed, value in enumerate(values)
     ]
     pool = repeated_slices(Evidence(records), PARAMS, "global_accuracy")
     assert [dict(one.by_seed) for one in pool] == [{0: 90.0, 1: 94.0}, {0: 92.0, 1: 92.0}]
     kinds = slice_kind(PARAMS), slice_kind(PARAMS)
-    assert pair_noise(pool, kinds, PARAMS.rounds) == pytest.approx((math.sqrt(2 * 4 * 1.0), 1))
-    assert pair_noise(pool, (slice_kind(PARAMS), kind(SMALLER)), PARAMS.rounds)[1] == 0
+    assert numbers(pair_noise(pool, kinds, PARAMS)) == pytest.approx((math.sqrt(2 * 4 * 1.0), 1))
+    assert pair_noise(pool, (slice_kind(PARAMS), kind(SMALLER)), PARAMS).freedom == 0

@@ -30,6 +30,7 @@ AROUND = {
         "paper",
         "claims",
         "ledger",
+        "robustness",
         "exhibits",
         "series",
         "tables",
