@@ -1,5 +1,6 @@
 """Multiply-accumulates of a run, and what is timed on this machine."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def test_a_client_is_timed_for_a_few_whole_steps_of_its_own_batch_size(name: str
 @pytest.mark.parametrize("name", ["cnn", "preresnet18", "mlp", "text"])
 def test_every_architecture_can_be_timed(name: str) -> None:
     timing = measure(KINDS[name], "e")
-    assert 0 < timing.forward_seconds < timing.step_seconds < 10
+    assert all(0 < seconds < 10 for seconds in dataclasses.astuple(timing))
 
 
 @pytest.fixture
