@@ -24,7 +24,7 @@ from heterofl_core.paper import (
     run_of_row,
     table,
 )
-from heterofl_core.params import RunParams
+from heterofl_core.params import RunParams, run_params
 from heterofl_core.printing import magnitude, signed
 from heterofl_core.records import all_records
 from heterofl_core.settings import command
@@ -34,6 +34,7 @@ from heterofl_core.titles import dataset_title, variation
 
 DECIMALS = 2
 PERPLEXITIES = {"perplexity": "All", "masked_perplexity": "Masked", "visible_perplexity": "Visible"}
+NETWORKS = {"cnn": "CNN", "preresnet18": "PreResNet18", "mlp": "perceptron"}
 COLUMNS = ("Paper", "Ours", "Schedule", "±", "Seeds", "Difference", "Final")
 
 
@@ -198,6 +199,28 @@ def selections(dataset: str, partition: str, metric: str) -> Styler:
     for _, variants in itertools.groupby(asked, lambda run: (run.levels, run.assignment)):
         answers += all_evidence().comparable(list(variants))
     return beside(described, described.columns, asked, answers, metric)
+
+
+def networks(dataset: str, partition: str, metric: str) -> Styler:
+    """HeteroFL and the baselines with the network of HeteroFL's tables, and the baselines with theirs."""
+    settings = {"dataset": dataset, "partition": partition}
+    asked = [run_params(**settings, levels=levels) for levels in ("a", "a-e", "e")]
+    asked += [
+        run_params(**settings, levels="a", method=method, arch=arch)
+        for arch in (asked[0].arch, "mlp")
+        for method in BASELINES
+    ]
+    described = pd.DataFrame(
+        [
+            {
+                "Method": BASELINES.get(run.method, "HeteroFL"),
+                "Network": NETWORKS[run.arch],
+                "Levels": run.levels,
+            }
+            for run in asked
+        ]
+    )
+    return beside(described, described.columns, asked, all_evidence().comparable(asked), metric)
 
 
 def perplexities() -> Styler:

@@ -134,6 +134,20 @@ def test_the_three_ways_to_draw_sub_models_have_equally_many_rounds(recorded: Wr
     assert set(ours["Schedule"]) == {"short, 20 rounds"}
 
 
+def test_baselines_stand_beside_heterofl_with_one_network_and_with_theirs(recorded: Write) -> None:
+    recorded(a_record(99.0, levels="a", protocol="short"))
+    recorded(a_record(97.0, levels="a", protocol="short", method="fedavg", arch="cnn"))
+    recorded(a_record(95.0, levels="a", protocol="short", method="fedavg", arch="mlp"))
+    recorded(a_record(98.0, levels="a", method="fedavg", arch="mlp"))  # longer than the others
+    table = data(exhibits.networks("mnist", "iid", "global_accuracy"))
+    rows = table[["Method", "Network", "Levels"]].agg(" ".join, axis=1).tolist()
+    assert rows[:4] == ["HeteroFL CNN a", "HeteroFL CNN a-e", "HeteroFL CNN e", "Standalone CNN a"]
+    assert rows[6:] == ["Standalone perceptron a", "FedAvg perceptron a", "LG-FedAvg perceptron a"]
+    ours = table[table["Ours"].str.contains("href")]["Ours"].str.replace("<.*?>", "", regex=True)
+    assert ours.to_dict() == {0: "99.00", 4: "97.00", 7: "95.00"}
+    assert table.loc[[4, 7], "Paper"].tolist() == ["–", "97.93"]  # the paper's FedAvg is a perceptron
+
+
 def test_the_schedule_stands_behind_ours_where_a_narrow_window_shows_it(recorded: Write) -> None:
     columns = list(data(exhibits.results("mnist", "iid", "global_accuracy")))
     assert columns[:5] == ["Model", "Ratio", "Parameters", "FLOPs", "Space (MB)"]
