@@ -28,7 +28,7 @@ OUTCOMES = {
     "holds": "the whole interval lies above the margin",
     "fails": "the whole interval lies below the margin",
     "open": "the interval includes the margin",
-    "no interval": "both sides were run, but one of their kinds never with two seeds",
+    "no interval": "both sides were run, but one of their kinds too rarely to tell noise from seed",
     "too short": "both sides were run, but not for as long as the paper's, which the claim needs",
     "not run": "one side or both were not run, or not with one seed and one schedule",
 }

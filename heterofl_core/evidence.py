@@ -166,15 +166,14 @@ class Evidence:
             yield from answers
 
     @functools.cached_property
+    def distinct(self) -> list[Answer]:
+        """One answer to each question and schedule: a run that was evaluated more often is no other run."""
+        return [one for one in self.all_answers() if one is self.answer(one.params, how_long(one.params))]
+
+    @property
     def repeated(self) -> list[Answer]:
-        """Answers of several seeds, one to each question and schedule: a run that was evaluated more often is
-        no other run.
-        """
-        return [
-            answer
-            for answer in self.all_answers()
-            if len(answer.records) > 1 and answer is self.answer(answer.params, how_long(answer.params))
-        ]
+        """Those of several seeds."""
+        return [answer for answer in self.distinct if len(answer.records) > 1]
 
     def answers_to(self, params: RunParams) -> list[Answer]:
         """Everything that answers what a run asks: an answer for each schedule, and for each number of rounds

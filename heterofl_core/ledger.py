@@ -53,7 +53,7 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
     counted = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in WITH_INTERVAL if counts[name])
     if said != "not enough runs" and not all(found.full for found in measured):
         said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
-    elif said != "not enough runs" and any(found.noise.lenders for found in measured):
+    elif said != "not enough runs" and any(found.noise.borrowed_rounds for found in measured):
         said = f"{said}, by the scatter of short runs"
     return f"{said} ({counted} of {len(judgements)})"
 
@@ -144,7 +144,7 @@ def freedom(noise: PairNoise) -> str:
     """Degrees of freedom, and the rounds of shorter runs from which they come."""
     if not noise.freedom:
         return "–"
-    return f"{noise.freedom:.1f}" + (f" ({noise.lenders} rounds)" if noise.lenders else "")
+    return f"{noise.freedom:.1f}" + (f" ({noise.borrowed_rounds} rounds)" if noise.borrowed_rounds else "")
 
 
 def rules() -> Styler:

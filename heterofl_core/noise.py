@@ -60,12 +60,12 @@ class PairNoise:
     Attributes:
         deviation: a standard deviation; NaN where it is not known.
         freedom: its degrees of freedom; 0 where it is not known.
-        lenders: where it is that of shorter runs, the rounds of the longest of them; else 0.
+        borrowed_rounds: where it is that of shorter runs, the rounds of the longest of them; else 0.
     """
 
     deviation: float = math.nan
     freedom: float = 0
-    lenders: int = 0
+    borrowed_rounds: int = 0
 
     def half_width(self, pairs: int) -> float:
         """Half of the 95 % interval of a mean over pairs; NaN where the noise is not known."""
@@ -134,9 +134,10 @@ def pair_noise(pool: Sequence[Repeated], both: tuple[Kind, Kind], params: RunPar
         params: of one of them.
     """
     kinds = Counter(both)
-    usable = [one for one in pool if one.kind in kinds and one.rounds <= params.rounds]
+    usable = [one for one in pool if one.kind in kinds]
     as_long = [one for one in usable if one.length == how_long(params)]
-    for some in (as_long, usable):
+    shorter = [one for one in usable if one.rounds < params.rounds]
+    for some in (as_long, as_long + shorter):
         variances = kind_variances(some)
         if variances.keys() == kinds.keys():
             parts = [(count * variances[name][0], variances[name][1]) for name, count in kinds.items()]
@@ -146,8 +147,8 @@ def pair_noise(pool: Sequence[Repeated], both: tuple[Kind, Kind], params: RunPar
                 if variance
                 else math.fsum(freedom for _, freedom in parts)
             )
-            lenders = 0 if some is as_long else max(one.rounds for one in some)
-            return PairNoise(math.sqrt(variance), freedom, lenders)
+            borrowed = 0 if some is as_long else max(one.rounds for one in shorter)
+            return PairNoise(math.sqrt(variance), freedom, borrowed)
     return PairNoise()
 
 

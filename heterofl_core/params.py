@@ -124,7 +124,7 @@ class RunParams(BaseModel):
     local_epochs: Count
     batch_size: Count
     lr: float = Field(gt=0)
-    milestones: tuple[int, ...]
+    milestones: tuple[Annotated[int, Field(strict=True)], ...]
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     clip_norm: float = Field(gt=0)

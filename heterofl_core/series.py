@@ -104,7 +104,7 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
         of the seeds, what depends on it is NaN. Runs without a norm are left out: see the page.
     """
     rows = []
-    for answer in evidence.all_answers():
+    for answer in evidence.distinct:
         if answer.params.norm == "none" or (metric, answer.params.partition) == ("local_accuracy", "iid"):
             continue
         for level in answer.sliced_levels:

@@ -1,6 +1,7 @@
 """Verifying a record: its first rounds, executed again, give the same curve, and its model costs the same."""
 
 import io
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ class Verification:
     def differences(self) -> pd.DataFrame:
         """The rows of `curve` that differ."""
         then, now = self.curve["recorded"], self.curve["found"]
-        return self.curve[then.ne(now) & ~(then.isna() & now.isna())]  # NaN: the run diverged, both times
+        finite = then.abs().lt(math.inf) | now.abs().lt(math.inf)  # else the run diverged, both times
+        return self.curve[then.ne(now) & finite]
 
 
 def verify(run_id: str, rounds: int | None, execution: Execution) -> Verification:

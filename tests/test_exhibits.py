@@ -356,6 +356,11 @@ def test_schedules_and_switches_have_rows_of_their_own() -> None:
     assert [(row["sliced"], row["seeds"]) for row in numbers(found)] == [(85.0, 2), (70.0, 1), (60.0, 1)]
 
 
+def test_a_run_that_was_evaluated_more_often_has_no_second_row() -> None:
+    found = series.sub_models(Evidence([a_mix(90.0), a_mix(90.0, eval_every=1)]), "global_accuracy")
+    assert len(found) == 1
+
+
 def test_local_accuracy_of_slices_is_left_out_where_it_is_global_accuracy() -> None:
     evidence = Evidence([a_mix(90.0), a_mix(80.0, partition="non-iid-2")])
     (row,) = numbers(series.sub_models(evidence, "local_accuracy"))

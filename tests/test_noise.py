@@ -35,7 +35,7 @@ def test_noise_is_what_setting_and_seed_do_not_explain() -> None:
     """
     noise = noise_of([*LONG, *runs({"b": [50.0]})])
     assert numbers(noise) == pytest.approx((math.sqrt(2), 1))
-    assert noise.lenders == 0
+    assert noise.borrowed_rounds == 0
 
 
 def test_a_setting_that_was_repeated_alone_tells_nothing_of_pairs() -> None:
@@ -71,9 +71,9 @@ def test_noise_is_that_of_runs_as_long_where_there_are_any() -> None:
     assert numbers(noise(shortest.rounds + 1)) == pytest.approx((math.sqrt(2 * 16), 1))
     assert numbers(noise(PARAMS.rounds + 1)) == pytest.approx((math.sqrt(2 * 17 / 2), 2))
     assert noise(shortest.rounds - 1).freedom == 0
-    assert noise_of(LONG + short, shortest).lenders == 0
-    assert noise(shortest.rounds + 1).lenders == shortest.rounds
-    assert noise(PARAMS.rounds + 1).lenders == PARAMS.rounds
+    assert noise_of(LONG + short, shortest).borrowed_rounds == 0
+    assert noise(shortest.rounds + 1).borrowed_rounds == shortest.rounds
+    assert noise(PARAMS.rounds + 1).borrowed_rounds == PARAMS.rounds
 
 
 @pytest.mark.parametrize("other", [{"lr": 1.0}, {"num_clients": 10}, {"eval_every": 1}])
@@ -81,6 +81,18 @@ def test_noise_is_that_of_one_schedule_and_of_as_many_clients(other: dict[str, A
     """Nor is a run another one if it was evaluated more often."""
     wild = runs({"a-e": [80.0, 84.0], "e": [70.0, 82.0]}, **other)
     assert numbers(noise_of(LONG + wild)) == pytest.approx(numbers(noise_of(LONG)))
+
+
+def test_runs_of_other_schedules_with_as_many_rounds_lend_nothing() -> None:
+    wild = runs({"a-e": [80.0, 84.0], "e": [70.0, 82.0]}, lr=1.0)
+    assert noise_of(wild).freedom == 0
+
+
+def test_what_was_borrowed_has_the_rounds_of_those_who_lent_it() -> None:
+    """One long setting that was repeated alone tells nothing, and lends none of its rounds."""
+    short = runs({"a-e": [80.0, 84.0], "e": [70.0, 82.0]}, protocol="short")
+    noise = noise_of([*runs({"a-e": [97.0, 99.0]}), *short])
+    assert noise.borrowed_rounds == short[0]["params"]["rounds"]
 
 
 @given(st.floats(-9, 9), st.integers(1, 9), st.floats(0.1, 9), st.floats(0.5, 9))

@@ -745,6 +745,7 @@ HETEROFLS = "{} is part of HeteroFL, and not of method {!r}; allowed is {!r}, or
         ({"momentum": 1}, RULE.format("momentum", 1, "Input should be less than 1")),
         ({"seed": -1}, RULE.format("seed", -1, "Input should be greater than or equal to 0")),
         ({"lr": True}, RULE.format("lr", True, "it is not a switch")),
+        ({"milestones": [True]}, RULE.format("milestones.0", True, INTEGER)),
         ({"milestones": 5}, RULE.format("milestones", 5, "Input should be a valid tuple")),
         (
             {"milestones": [50, 20]},

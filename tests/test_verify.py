@@ -167,8 +167,11 @@ def test_a_cost_that_the_code_does_not_count_is_found(rewritten: dict[str, Any])
 
 
 def test_a_run_that_diverged_both_times_does_not_differ() -> None:
-    curve = pd.DataFrame({"recorded": [math.nan, math.nan, 1.0], "found": [math.nan, 1.0, 1.0]})
-    assert Verification(1, curve, {}).differences.index.tolist() == [1]
+    """A record has null for what is not finite, whichever way it was not."""
+    curve = pd.DataFrame(
+        {"recorded": [math.nan, math.nan, math.nan, 1.0], "found": [math.nan, math.inf, 1.0, 1.0]}
+    )
+    assert Verification(1, curve, {}).differences.index.tolist() == [2]
 
 
 # Older code
