@@ -51,10 +51,11 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
         return f"{said} (0 of {len(judgements)})"
     measured = [found for found, outcome in judgements if found and outcome in WITH_INTERVAL]
     counted = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in WITH_INTERVAL if counts[name])
-    if said != "not enough runs" and not all(found.full for found in measured):
-        said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
-    elif said != "not enough runs" and any(found.noise.borrowed_rounds for found in measured):
-        said = f"{said}, by the scatter of short runs"
+    if said != "not enough runs":
+        if not all(found.full for found in measured):
+            said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
+        elif any(found.noise.borrowed_rounds for found in measured):
+            said = f"{said}, by the scatter of short runs"
     return f"{said} ({counted} of {len(judgements)})"
 
 

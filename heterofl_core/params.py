@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from heterofl_core.errors import InputError
 from heterofl_core.levels import Mix
@@ -138,9 +139,7 @@ class RunParams(BaseModel):
         """True and false are for switches; Python would take them for 1 and 0."""
         name = str(field.field_name)
         if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
-            raise InputError(
-                f"parameter {name!r} has the value {value}, which is not allowed: it is not a switch"
-            )
+            raise PydanticCustomError("switch", "it is not a switch")  # `sentence` says of what
         return value
 
     @field_validator("dataset")
