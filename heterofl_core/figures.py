@@ -164,7 +164,7 @@ def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
     method or those that do.
 
     Args:
-        curves: see `report.curves`.
+        curves: see `run_tables.curves`.
         metric: a column of it, such as `global_accuracy`.
     """
     shown = curves[curves[metric].notna()] if metric in curves else curves.head(0)

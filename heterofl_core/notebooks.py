@@ -16,8 +16,8 @@ from heterofl_core.folders import BOOK, ROOT
 from heterofl_core.locks import locked
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import executed_path, failed_path, record_path
+from heterofl_core.report.titles import SWITCHES
 from heterofl_core.settings import split_settings, telling
-from heterofl_core.titles import SWITCHES
 
 NOTEBOOKS = {"digits": "mnist", "mnist": "mnist", "cifar10": "cifar10", "wikitext2": "wikitext2"}
 """For each data set the notebook in `book/experiments/` of the paper's own setting. Somebody's own

@@ -10,17 +10,17 @@ from typing import Any
 
 import nbformat
 
-from heterofl_core.badges import write_badges
 from heterofl_core.course import write_pages
 from heterofl_core.errors import InputError
-from heterofl_core.evidence import state
 from heterofl_core.files import write_text
 from heterofl_core.folders import BOOK
 from heterofl_core.locks import locked
 from heterofl_core.notebooks import notebook_of, papermill_command, read_notebook
 from heterofl_core.params import RunParams
 from heterofl_core.records import all_records, collect, executed_path
-from heterofl_core.titles import title_of
+from heterofl_core.report.badges import write_badges
+from heterofl_core.report.evidence import state
+from heterofl_core.report.titles import title_of
 
 EXAMPLE = re.compile(r"```bash\n.*?```", re.DOTALL)
 """In a notebook's first cell, the command that executes it."""

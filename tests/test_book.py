@@ -24,9 +24,10 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from heterofl_core import course, interactive
+from heterofl_core import course
 from heterofl_core.folders import ROOT
 from heterofl_core.pages import copy_pages
+from heterofl_core.report import interactive
 
 CHROMIUM_ARGS = [
     "--no-sandbox",

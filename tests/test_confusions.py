@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from heterofl_core import closely
 from heterofl_core.confusions import write_confusions
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, run_params
 from heterofl_core.records import confusions_path, read_record, record_path, write_run
+from heterofl_core.report import closely
 from heterofl_core.runs import execute
 
 SKEWED = {"dataset": "digits", "levels": "e", "partition": "non-iid-2", "protocol": "smoke"}

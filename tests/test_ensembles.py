@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from heterofl_core import closely
 from heterofl_core.clients import ModelCopy
 from heterofl_core.ensembles import RECORDED, mean_model, together, write_ensembles
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, run_params
 from heterofl_core.records import ensembles_path, read_record, record_path, write_run
+from heterofl_core.report import closely
 from heterofl_core.runs import execute
 
 SKEWED: dict[str, Any] = {"dataset": "digits", "levels": "e", "partition": "non-iid-2", "protocol": "smoke"}

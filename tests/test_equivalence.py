@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from heterofl_core import run_pages
 from heterofl_core.equivalence import (
     certificate_path,
     certify,
@@ -18,11 +17,12 @@ from heterofl_core.equivalence import (
     traits,
 )
 from heterofl_core.errors import InputError
-from heterofl_core.evidence import state
 from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import record_path, write_run
-from heterofl_core.report import results, table_of_runs
+from heterofl_core.report import run_pages
+from heterofl_core.report.evidence import state
+from heterofl_core.report.run_tables import results, table_of_runs
 from heterofl_core.status import status_of
 
 OLD = "0123456789abcdef"

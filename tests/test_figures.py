@@ -43,7 +43,7 @@ def labels(figure: Figure) -> list[tuple[str, str]]:
 def run(
     levels: str, partition: str, dataset: str = "mnist", variation: str = "", length: int = 4
 ) -> pd.DataFrame:
-    """One run's rows of `report.curves`."""
+    """One run's rows of `run_tables.curves`."""
     name = f"{dataset} {partition} {levels} {variation} {length}"
     rounds = TEXT if dataset == "wikitext2" else ROUNDS
     return rounds.assign(

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from heterofl_core import language, transformer, vectorised
 from heterofl_core.clients import ClientUpdate, ModelCopy, client_update
-from heterofl_core.closely import WORD_FREQUENCIES
 from heterofl_core.cost import CLIENT_WORDS
 from heterofl_core.engines import PLAIN, Engine
 from heterofl_core.errors import InputError
@@ -23,6 +22,7 @@ from heterofl_core.local_step import LocalStep
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
 from heterofl_core.randomness import generator
+from heterofl_core.report.closely import WORD_FREQUENCIES
 from heterofl_core.text import Text, load_text
 
 WORDS = 40  # 39 and the unknown token, which the training text does not have

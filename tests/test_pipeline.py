@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from heterofl_core import counts
 from heterofl_core.errors import InputError
 from heterofl_core.folders import BOOK, PARAMS
 from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.pipeline import Workload, book_sources, snakemake_command, workload
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import record_path, write_run
+from heterofl_core.report import counts
 from heterofl_core.settings import from_texts, split_settings
 from heterofl_core.studies import all_runs, read_study
 

@@ -22,22 +22,8 @@ NO_RESULT = {
 """Modules that a run uses and that cannot change its accuracy."""
 AROUND = {
     *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
-    *("status", "timings", "verify", "report", "figures", "pages", "speed", "results"),
-    *(
-        "evidence",
-        "differences",
-        "noise",
-        "paper",
-        "claims",
-        "ledger",
-        "robustness",
-        "exhibits",
-        "series",
-        "tables",
-        "run_pages",
-    ),
-    *("equivalence", "table4", "result_figures", "interactive", "closely", "counts", "coverage", "badges"),
-    *("course", "confusions", "ensembles", "titles", "run_pages"),
+    *("status", "timings", "verify", "figures", "pages", "results", "equivalence"),
+    *("course", "confusions", "ensembles"),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from heterofl_core.run_pages import run_pages
+from heterofl_core.report.run_pages import run_pages
 
 
 def collect(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -1,0 +1,162 @@
+"""The paper's claims, and what this study's runs say of each, by a rule that is the same for all.
+
+`params/claims.yaml` breaks each claim down to comparisons: one setting should be better than another, by a
+margin. `params/questions.yaml` has comparisons of our own, on which no verdict is given.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from heterofl_core.folders import PARAMS
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.report.differences import Difference, difference
+from heterofl_core.report.evidence import Evidence
+from heterofl_core.studies import combinations
+
+ENOUGH = 1 / 4
+"""The share of a claim's comparisons that must be measured before anything is said of it."""
+
+WITH_INTERVAL = ("holds", "fails", "open")
+"""The outcomes of comparisons that were measured."""
+
+OUTCOMES = {
+    "holds": "the whole interval lies above the margin",
+    "fails": "the whole interval lies below the margin",
+    "open": "the interval includes the margin",
+    "no interval": "both sides were run, but one of their kinds too rarely to tell noise from seed",
+    "too short": "both sides were run, but not for as long as the paper's, which the claim needs",
+    "not run": "one side or both were not run, or not with one seed and one schedule",
+}
+"""What can come of a comparison."""
+
+VERDICTS = {
+    "reproduced": "no measured comparison fails, and at least half of all comparisons hold",
+    "partly": "some of the measured comparisons hold, and others fail",
+    "not reproduced": "of the measured comparisons some fail, and none holds",
+    "undecided": "no measured comparison fails, and fewer than half of all comparisons hold",
+    "not enough runs": "fewer than a quarter of the comparisons were measured",
+}
+"""What can be said of a claim whose measured comparisons are all by the paper's schedule."""
+
+IN_SHORT_RUNS = {"reproduced": "supported", "not reproduced": "not borne out"}
+"""The weaker words for a claim of which a measured comparison is by a shorter schedule."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting that should be better than another.
+
+    Attributes:
+        better, worse: the settings, with the paper's schedule.
+        metric: in the names of `records.METRICS`.
+        margin: by how much at least, see `records.Metric.gain`.
+        full: whether it counts by the paper's schedule only.
+    """
+
+    better: RunParams
+    worse: RunParams
+    metric: str
+    margin: float = 0.0
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        number: from 1, in the order of the file.
+        text: in our words.
+        source: where the paper makes it.
+        comparisons: it holds if they do.
+        note: what one should know before the numbers; empty if nothing.
+    """
+
+    number: int
+    text: str
+    source: str
+    comparisons: tuple[Comparison, ...]
+    note: str = ""
+
+    def of(self, dataset: str) -> tuple[Comparison, ...]:
+        """The comparisons on one data set."""
+        return tuple(one for one in self.comparisons if one.better.dataset == dataset)
+
+
+def read_claims() -> list[Claim]:
+    """All claims of `params/claims.yaml`."""
+    entries = yaml.safe_load((PARAMS / "claims.yaml").read_text(encoding="utf-8"))
+    return [
+        Claim(
+            number,
+            entry["claim"],
+            entry["source"],
+            tuple(of_grids(entry["comparisons"])),
+            entry.get("note", ""),
+        )
+        for number, entry in enumerate(entries, 1)
+    ]
+
+
+def read_question(name: str) -> list[Comparison]:
+    """The comparisons of a question of `params/questions.yaml`."""
+    questions = yaml.safe_load((PARAMS / "questions.yaml").read_text(encoding="utf-8"))
+    return list(of_grids(questions[name]))
+
+
+def of_grids(grids: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
+    """The comparisons of some grids, one after the other; see `comparisons`."""
+    for grid in grids:
+        yield from comparisons(**grid)
+
+
+def comparisons(
+    where: Mapping[str, Any],
+    better: Mapping[str, Any],
+    worse: Mapping[str, Any],
+    metric: str | Sequence[str],
+    **rest: Any,
+) -> Iterator[Comparison]:
+    """Every combination of a grid. What `worse` does not say is as in `better`; the rest is for each."""
+    for shared in combinations(dict(where)):
+        for first in combinations(dict(better)):
+            for second in combinations(dict(worse)):
+                for name in [metric] if isinstance(metric, str) else metric:
+                    yield Comparison(
+                        run_params(**shared | first), run_params(**shared | first | second), name, **rest
+                    )
+
+
+def outcome(found: Difference | None, margin: float = 0.0, full: bool = False) -> str:
+    """What came of a comparison: one of `OUTCOMES`; for its arguments see `Comparison`."""
+    if found is None:
+        return "not run"
+    if full and not found.full:
+        return "too short"
+    if math.isnan(found.half_width):
+        return "no interval"
+    if found.value - found.half_width > margin:
+        return "holds"
+    return "fails" if found.value + found.half_width < margin else "open"
+
+
+def verdict(outcomes: Sequence[str]) -> str:
+    """What the outcomes of a claim's comparisons say of it: one of `VERDICTS`."""
+    counts = Counter(outcomes)
+    measured = sum(counts[outcome] for outcome in WITH_INTERVAL)
+    if not measured or measured < ENOUGH * len(outcomes):
+        return "not enough runs"
+    if counts["fails"]:
+        return "partly" if counts["holds"] else "not reproduced"
+    return "reproduced" if 2 * counts["holds"] >= len(outcomes) else "undecided"
+
+
+def judged(evidence: Evidence, comparison: Comparison, which: str = "best") -> tuple[Difference | None, str]:
+    """The measured difference of a comparison, and its outcome; for `which` see `Answer.values`."""
+    found = difference(evidence, comparison.better, comparison.worse, comparison.metric, which)
+    return found, outcome(found, comparison.margin, comparison.full)

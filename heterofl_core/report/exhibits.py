@@ -1,0 +1,254 @@
+"""The tables of the paper as tables of the book: each cell beside the mean of our runs. No torch."""
+
+import functools
+import html
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from IPython.display import HTML
+from pandas.io.formats.style import Styler
+
+from heterofl_core.params import RunParams, run_params
+from heterofl_core.printing import magnitude, signed
+from heterofl_core.records import all_records
+from heterofl_core.report import series
+from heterofl_core.report.differences import holm
+from heterofl_core.report.evidence import MARKS, Answer, Evidence, estimate
+from heterofl_core.report.paper import (
+    BASELINES,
+    EXCERPT,
+    SOURCES,
+    ablation,
+    defined_otherwise,
+    paper_value,
+    run_of_ablation,
+    run_of_row,
+    table,
+)
+from heterofl_core.report.tables import aligned, run_link, searchable, unless_empty
+from heterofl_core.report.titles import dataset_title, variation
+from heterofl_core.settings import command
+from heterofl_core.studies import read_study
+
+DECIMALS = 2
+PERPLEXITIES = {"perplexity": "All", "masked_perplexity": "Masked", "visible_perplexity": "Visible"}
+NETWORKS = {"cnn": "CNN", "preresnet18": "PreResNet18", "mlp": "perceptron"}
+COLUMNS = ("Paper", "Ours", "Schedule", "±", "Seeds", "Difference", "Final")
+
+
+@functools.cache
+def all_evidence() -> Evidence:
+    """All records, read once for a page."""
+    return Evidence(all_records())
+
+
+def results(dataset: str, partition: str, metric: str, excerpt: bool = False) -> Styler:
+    """The rows of Table 5, 6 or 7 for one result column, or of their excerpts, Tables 1 to 3."""
+    printed = table(dataset)
+    rows = [row for row in printed.index if not excerpt or row in (*EXCERPT, *BASELINES.values())]
+    described = printed.loc[rows, ["ratio", "parameters", "flops", "space_mb"]].reset_index()
+    described.columns = pd.Index(["Model", "Ratio", "Parameters", "FLOPs", "Space (MB)"])
+    described["Ratio"] = described["Ratio"].map("{:.2f}".format)
+    described["Parameters"] = described["Parameters"].map(magnitude)
+    described["FLOPs"] = described["FLOPs"].map(magnitude)
+    described["Space (MB)"] = described["Space (MB)"].map("{:.2f}".format)
+    asked = [run_of_row(dataset, partition, row) for row in rows]
+    return beside(described, ["Model"], asked, list(map(all_evidence().answer, asked)), metric)
+
+
+def ablations(dataset: str, metric: str) -> Styler:
+    """The slides' Table 2 for one data set and metric."""
+    rows = [row for _, row in ablation().iterrows()]
+    described = pd.DataFrame(
+        {
+            "Model": [row["model"] for row in rows],
+            "Norm": [row["norm"] for row in rows],
+            "Scaler": [{"na": "–", "yes": "on", "no": "off"}[row["scaler"]] for row in rows],
+            "Masked loss": [{"yes": "on", "no": "off"}[row["masked_ce"]] for row in rows],
+        }
+    )
+    asked = [run_of_ablation(dataset, row) for row in rows]
+    answers = all_evidence().comparable(asked)
+    return beside(described, described.columns, asked, answers, metric, sources=["slides"])
+
+
+def beside(
+    described: pd.DataFrame,
+    words: Iterable[str],
+    asked: Sequence[RunParams],
+    answers: Sequence[Answer | None],
+    metric: str,
+    sources: Sequence[str] = SOURCES,
+) -> Styler:
+    """The paper's numbers and ours to the right of what describes the rows, in words or in numbers.
+
+    Args:
+        asked, answers: a run for each row, and what we have of it.
+        sources: of the paper's numbers, see `paper.paper_value`.
+    """
+    rows = [
+        cell(answer, run, metric, paper_value(run, metric, sources))
+        for run, answer in zip(asked, answers, strict=True)
+    ]
+    cells = pd.DataFrame(rows, index=described.index)
+    return searchable(aligned(pd.concat([described, cells], axis=1), text=[*words, "Schedule"]))
+
+
+def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | None) -> dict[str, str]:
+    """What the table says of one run, as HTML; `±` is half of the 95 % interval of the mean over seeds. A run
+    that is shorter than the paper's, or measures something else, has no difference to its number.
+
+    Args:
+        paper: what is printed for it.
+    """
+    printed = "–" if paper is None else f"{paper:.{DECIMALS}f}"
+    if answer is None:
+        return dict.fromkeys(COLUMNS, "") | {"Paper": printed, "Ours": not_run(asked)}
+    found = estimate(answer.values(metric))
+    like = answer.full and not defined_otherwise(asked, metric)
+    return {
+        "Paper": printed,
+        "Ours": linked(answer, f"{found.mean:.{DECIMALS}f}{MARKS[answer.state]}"),
+        "Schedule": answer.schedule,
+        "±": "" if math.isnan(found.half_width) else f"{found.half_width:.{DECIMALS}f}",
+        "Seeds": str(found.count),
+        "Difference": signed(found.mean - paper) if paper is not None and like else "",
+        "Final": f"{estimate(answer.values(metric, 'final')).mean:.{DECIMALS}f}",
+    }
+
+
+def not_run(asked: RunParams) -> str:
+    """Says of a run that it is missing and, unfolded, by which command it is done; HTML."""
+    return f"<details><summary>not run</summary><code>{html.escape(command(asked))}</code></details>"
+
+
+def linked(answer: Answer, text: str) -> str:
+    """A text that leads to the page of the first of the runs."""
+    return run_link(answer.records[0]["run_id"], text)
+
+
+def points(found: pd.DataFrame) -> Styler | HTML:
+    """The points of ours in a figure of interpolation, one line for each pair of levels that was run.
+
+    Args:
+        found: see `series.interpolation`.
+    """
+    ours = found[found["whose"] == "ours"]
+    wide = (
+        ours.assign(Levels=ours["large"] + "–" + ours["small"])
+        .pivot_table("value", "Levels", "share")
+        .map(lambda value: f"{value:.{DECIMALS}f}", na_action="ignore")
+        .fillna("–")
+    )
+    wide.columns = pd.Index([f"{share} %" for share in wide.columns])
+    return unless_empty(aligned(wide.rename_axis("Levels").reset_index(), text=["Levels"]))
+
+
+def sub_models(metric: str) -> Styler | HTML:
+    """What clients of each level would use, beside a federation of that level alone, after the last round;
+    the caption counts the slices that are worse, and those that are better, by more than chance, and those
+    that are so when all of the table are asked at once.
+    """
+    found = series.sub_models(all_evidence(), metric)
+    rows = [
+        {
+            "Data": f"{dataset_title(answer.params.dataset)}, {answer.params.partition}",
+            "Mix": linked(answer, f"{mix_of(answer)}{MARKS[answer.state]}"),
+            "Level": level,
+            "Its slice": f"{sliced:.{DECIMALS}f}",
+            "Alone": "not run" if math.isnan(alone) else f"{alone:.{DECIMALS}f}",
+            "Better by": signed(gain),
+            "±": "" if math.isnan(half_width) else f"{half_width:.{DECIMALS}f}",
+            "Seeds": str(seeds),
+            "Schedule": answer.schedule,
+        }
+        for answer, level, sliced, alone, gain, half_width, _, seeds in found.itertuples(index=False)
+    ]
+    table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
+    worse, better = (sign * found["gain"] > found["half_width"] for sign in (-1, 1))
+    told = found["chance"] <= holm(list(found["chance"].dropna()))
+    beside, judged = found["alone"].count(), found["half_width"].count()
+    table.set_caption(
+        f"Of {beside} slices beside a level alone, {worse.sum()} are worse by more than ±, and "
+        f"{better.sum()} better; for {judged - worse.sum() - better.sum()} the interval includes zero, and "
+        f"{beside - judged} have none. Holm's correction for all of them leaves {(worse & told).sum()} and "
+        f"{(better & told).sum()}."
+    )
+    return unless_empty(searchable(table))
+
+
+def mix_of(answer: Answer) -> str:
+    """The levels of a mix, how they are assigned, and what else the runs change."""
+    params = answer.params
+    return ", ".join(
+        filter(None, (params.levels, params.assignment, variation(params.model_dump(mode="json"))))
+    )
+
+
+def selections(dataset: str, partition: str, metric: str) -> Styler:
+    """Static, random and rolling sub-models under one protocol."""
+    asked = [
+        run for run in read_study("selection").runs if (run.dataset, run.partition) == (dataset, partition)
+    ]
+    described = pd.DataFrame(
+        [{"Levels": f"{run.levels}, {run.assignment}", "Sub-models": run.selection} for run in asked]
+    )
+    answers: list[Answer | None] = []
+    for _, variants in itertools.groupby(asked, lambda run: (run.levels, run.assignment)):
+        answers += all_evidence().comparable(list(variants))
+    return beside(described, described.columns, asked, answers, metric)
+
+
+def networks(dataset: str, partition: str, metric: str) -> Styler:
+    """HeteroFL and the baselines with the network of HeteroFL's tables, and the baselines with theirs."""
+    settings = {"dataset": dataset, "partition": partition}
+    asked = [run_params(**settings, levels=levels) for levels in ("a", "a-e", "e")]
+    asked += [
+        run_params(**settings, levels="a", method=method, arch=arch)
+        for arch in (asked[0].arch, "mlp")
+        for method in BASELINES
+    ]
+    described = pd.DataFrame(
+        [
+            {
+                "Method": BASELINES.get(run.method, "HeteroFL"),
+                "Network": NETWORKS[run.arch],
+                "Levels": run.levels,
+            }
+            for run in asked
+        ]
+    )
+    return beside(described, described.columns, asked, all_evidence().comparable(asked), metric)
+
+
+def perplexities() -> Styler:
+    """All runs on WikiText2: the best perplexity beside the paper's, and after the last round the perplexity
+    of all tokens, of the hidden and of the visible ones.
+    """
+    rows = [perplexity_row(one) for one in all_evidence().all_answers() if one.params.dataset == "wikitext2"]
+    columns = ["Levels", "Changed", "Paper", "Best", *PERPLEXITIES.values(), "Seeds", "Schedule"]
+    return searchable(aligned(pd.DataFrame(rows, columns=columns), text=["Levels", "Changed", "Schedule"]))
+
+
+def perplexity_row(answer: Answer) -> dict[str, str]:
+    """A row of `perplexities`."""
+    paper = paper_value(answer.params, "perplexity")
+    best = f"{estimate(answer.values('perplexity')).mean:.{DECIMALS}f}{MARKS[answer.state]}"
+    return {
+        "Levels": f"{answer.params.levels}, {answer.params.assignment}",
+        "Changed": variation(answer.params.model_dump(mode="json")),
+        "Paper": "–" if paper is None else f"{paper:.{DECIMALS}f}",
+        "Best": linked(answer, best),
+        **{title: with_interval(answer.values(name, "final")) for name, title in PERPLEXITIES.items()},
+        "Seeds": str(len(answer.records)),
+        "Schedule": answer.schedule,
+    }
+
+
+def with_interval(values: Sequence[float]) -> str:
+    """A mean, and half of its 95 % interval where there is one."""
+    found = estimate(values)
+    interval = "" if math.isnan(found.half_width) else f" ± {found.half_width:.{DECIMALS}f}"
+    return f"{found.mean:.{DECIMALS}f}{interval}"

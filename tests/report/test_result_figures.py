@@ -1,0 +1,180 @@
+"""Figures of results: ours filled, the paper's hollow, and `not run` where nothing ran."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from heterofl_core.figures import LEVEL_COLOURS
+from heterofl_core.records import METRICS
+from heterofl_core.report import result_figures
+
+POINTS = pd.DataFrame(
+    [
+        ("a", "e", 0, 90.0, float("nan"), "ours", "short, 20 rounds"),
+        ("a", "e", 50, 94.0, 0.5, "ours", "short, 20 rounds"),
+        ("a", "e", 100, 99.5, float("nan"), "paper", None),
+        *((large, "e", 100, 99.4, float("nan"), "paper", None) for large in "bcd"),
+    ],
+    columns=["large", "small", "share", "value", "half_width", "whose", "schedule"],
+)
+CURVES = pd.DataFrame(
+    {
+        "large": "a",
+        "small": ["e", "e", "e", "e"],
+        "assignment": ["fix", "fix", "dynamic", "dynamic"],
+        "schedule": ["paper", "paper", "short, 2 rounds", "short, 2 rounds"],
+        "round": [1, 2, 1, 2],
+        "global_accuracy": [50.0, 60.0, 55.0, 65.0],
+    }
+)
+SPENDINGS = pd.DataFrame(
+    {
+        "levels": ["a", "a", "a-e", "a-e"],
+        "schedule": ["paper", "paper", "short, 2 rounds", "short, 2 rounds"],
+        "sent_mb": [10.0, 20.0, 5.0, 10.0],
+        "seconds": [100.0, 200.0, 60.0, 120.0],
+        "global_accuracy": [50.0, 60.0, 55.0, 65.0],
+    }
+)
+
+
+def points_of(line: Any) -> list[list[float]]:
+    """Where a line goes, as pairs."""
+    pairs: list[list[float]] = line.get_xydata().tolist()
+    return pairs
+
+
+def words(plot: Axes) -> list[str]:
+    return [text.get_text() for text in plot.texts]
+
+
+def axis_labels(figure: Figure) -> list[tuple[str, str]]:
+    return [(plot.get_xlabel(), plot.get_ylabel()) for plot in figure.axes]
+
+
+def test_a_panel_for_each_larger_level_shows_its_own_pairs() -> None:
+    figure, panels = result_figures.four_panels(CURVES, "global_accuracy", "share (%)")
+    accuracy = METRICS["global_accuracy"].axis
+    assert axis_labels(figure) == [("share (%)", accuracy)] * 4
+    assert [(large, plot.get_title(loc="left"), len(data)) for large, plot, data in panels] == [
+        ("a", "larger level a", 4),
+        ("b", "larger level b", 0),
+        ("c", "larger level c", 0),
+        ("d", "larger level d", 0),
+    ]
+
+
+def test_slices_have_the_smaller_levels_colour_and_the_larger_ones_dash() -> None:
+    rows = [("c", "e", 10, 97.0), ("c", "e", 90, 94.0), ("d", "e", 50, 96.0)]
+    points = pd.DataFrame(rows, columns=["large", "small", "share", "value"])
+    figure = result_figures.slices(
+        points.assign(half_width=float("nan"), schedule="paper"), "global_accuracy"
+    )
+    (plot,) = figure.axes
+    containers: Any = plot.containers
+    lines = [container.lines[0] for container in containers]
+    assert [points_of(line) for line in lines] == [[[10, 97], [90, 94]], [[50, 96]]]
+    assert {to_hex(line.get_color()) for line in lines} == {LEVEL_COLOURS["e"].lower()}
+    assert len({line.get_linestyle() for line in lines} | {line.get_marker() for line in lines}) == 4
+    assert plot.get_title(loc="left") == "schedule: paper"
+    assert axis_labels(figure) == [("clients at the larger level (%)", METRICS["global_accuracy"].axis)]
+    nothing = result_figures.slices(points.iloc[:0].assign(half_width=[], schedule=[]), "perplexity")
+    assert words(nothing.axes[0]) == ["not run"]
+
+
+def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_their_levels_colours() -> None:
+    figure = result_figures.interpolation(POINTS, "global_accuracy")
+    assert figure.get_suptitle() == "schedule of ours: short, 20 rounds"
+    first, second, *_ = figure.axes
+    container: Any
+    (container,) = first.containers
+    ours, _, (interval,) = container.lines
+    assert points_of(ours) == [[0, 90], [50, 94]]
+    assert to_hex(ours.get_color()) == LEVEL_COLOURS["e"].lower()
+    hollow = [line for line in first.lines if str(line.get_markerfacecolor()) == "none" and points_of(line)]
+    assert [points_of(line) for line in hollow] == [[[100, 99.5]]]
+    assert to_hex(hollow[0].get_color()) == LEVEL_COLOURS["a"].lower()  # where all clients have level a
+    assert first.get_legend_handles_labels()[1] == ["a–e", "one level alone, paper (its full schedule)"]
+    assert second.get_legend_handles_labels()[1] == ["one level alone, paper (its full schedule)"]
+    ends = [path.vertices for path in interval.get_paths()]
+    drawn = [end.tolist() for end in ends if np.isfinite(end).all()]
+    assert drawn == [[[50, 93.5], [50, 94.5]]]  # a single seed has no interval
+    assert words(first) == []
+    assert words(second) == ["not run"]
+
+
+@pytest.mark.parametrize(("shares", "style"), [([0, 100], "None"), ([0, 50], "-"), ([50, 100], "-")])
+def test_a_line_leads_through_mixes_but_not_from_end_to_end(shares: list[int], style: str) -> None:
+    points = pd.concat([POINTS[:2].assign(share=shares), POINTS[2:]])
+    container: Any
+    (container,) = result_figures.interpolation(points, "global_accuracy").axes[0].containers
+    assert container.lines[0].get_linestyle() == style
+
+
+def test_pair_curves_tell_fix_from_dynamic_and_schedules_and_hide_the_axes_of_empty_panels() -> None:
+    first, *others = result_figures.pair_curves(CURVES, "global_accuracy").axes
+    dynamic, fix = first.lines
+    assert [dynamic.get_label(), fix.get_label()] == [
+        "a–e, dynamic (short, 2 rounds)",
+        "a–e, fix (paper)",
+    ]
+    assert [dynamic.get_linestyle(), fix.get_linestyle()] == ["-", "--"]
+    assert points_of(fix) == [[1, 50], [2, 60]]
+    assert {to_hex(line.get_color()) for line in first.lines} == {LEVEL_COLOURS["e"].lower()}
+    assert [words(plot) for plot in others] == [["not run"]] * 3
+    assert [plot.axison for plot in (first, *others)] == [True, False, False, False]
+
+
+def test_spendings_are_over_megabytes_and_over_seconds() -> None:
+    figure = result_figures.spendings(SPENDINGS, "global_accuracy")
+    sent, seconds = figure.axes
+    assert axis_labels(figure) == [
+        ("sent in all (MB)", METRICS["global_accuracy"].axis),
+        ("training (s)", ""),
+    ]
+    alone, mixed = sent.lines
+    assert (alone.get_linestyle(), mixed.get_linestyle()) == ("-", "--")
+    assert points_of(alone) == [[10, 50], [20, 60]]
+    assert points_of(seconds.lines[1]) == [[60, 55], [120, 65]]
+    assert sent.get_xscale() == "log"
+
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a (paper)", "a-e (short, 2 rounds)"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((0.5, 40), ["1", "3", "10", "30"]),
+        ((20, 60_000), ["100", "1,000", "10,000"]),
+        ((12, 21), ["12.5", "15", "17.5", "20"]),
+    ],
+)
+def test_ticks_are_few_and_written_out(limits: tuple[float, float], expected: list[str]) -> None:
+    plot = Figure().subplots()
+    plot.set(xscale="log", xlim=limits)
+    result_figures.plain_ticks(plot.xaxis)
+    shown = [
+        label.get_text()
+        for label, place in zip(plot.get_xticklabels(), plot.get_xticks(), strict=True)
+        if limits[0] <= place <= limits[1]
+    ]
+    assert shown == expected
+    assert plot.get_xticks(minor=True).size == 0
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        result_figures.spendings(SPENDINGS[:0], "global_accuracy"),
+        result_figures.pair_curves(CURVES[:0], "global_accuracy"),
+    ],
+)
+def test_what_nobody_ran_has_no_axes_and_says_so(figure: Figure) -> None:
+    (plot,) = figure.axes
+    assert (plot.axison, words(plot)) == (False, ["not run"])

@@ -1,0 +1,44 @@
+"""How much of the ledger hangs on the number of its comparisons, and on the best round."""
+
+import pytest
+from test_evidence import a_record
+
+from heterofl_core.params import run_params
+from heterofl_core.report import robustness
+from heterofl_core.report.claims import Claim, Comparison
+from heterofl_core.report.evidence import Evidence
+
+
+def test_what_correction_leaves_of_outcomes_and_verdicts_by_hand() -> None:
+    """Of four comparisons, three in the first claim. It keeps both that hold: 0.01 ≤ 0.05/3, 0.02 ≤ 0.05/2.
+    Among all four, 0.01 ≤ 0.05/4, and 0.02 > 0.05/3 ends it: one of three holds, and the claim is undecided.
+    The other claim has one that fails, by itself, and the third too few intervals.
+    """
+    first = [("holds", 0.01), ("holds", 0.02), ("open", 0.7)]
+    assert robustness.corrected([first, [("fails", 0.04)], [("no interval", float("nan"))]]) == (
+        "Of 4 comparisons with an interval, 2 hold and 1 fail. Holm's correction for all of them leaves 1 "
+        "and 0. Of 2 verdicts that decide something (reproduced, partly, not reproduced, or their weaker "
+        "words), 2 stay if each corrects for its own comparisons, and 0 if each corrects for all."
+    )
+
+
+def test_what_hangs_on_the_best_round_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the best round e is better than a by 1 with each seed, by the last round worse by 1."""
+    records = [
+        a_record(best, levels=levels, seed=seed)
+        | {"metrics": {"best_global_accuracy": best, "final_global_accuracy": final}}
+        for levels, values in {"e": ((98.0, 95.0), (98.1, 95.1)), "a": ((97.0, 96.0), (97.1, 96.1))}.items()
+        for seed, (best, final) in enumerate(values)
+    ]
+    e, a, b = (run_params(dataset="mnist", levels=levels) for levels in ("e", "a", "b"))
+    comparison = Comparison(e, a, "global_accuracy")
+    claim = Claim(1, "e is better than a and b", "nowhere", (comparison, Comparison(e, b, "global_accuracy")))
+    monkeypatch.setattr(robustness, "read_claims", lambda: [claim])
+    monkeypatch.setattr(robustness, "all_evidence", lambda: Evidence(records))
+    assert robustness.robustness() == (
+        "Of 1 comparisons with an interval, 1 hold and 0 fail. Holm's correction for all of them leaves 1 "
+        "and 0. Of 1 verdicts that decide something (reproduced, partly, not reproduced, or their weaker "
+        "words), 1 stay if each corrects for its own comparisons, and 1 if each corrects for all. Judged by "
+        "the last round and not by the best, 1 of the 1 outcomes and 1 of the 1 verdicts with enough runs "
+        "would be others."
+    )
