@@ -193,7 +193,7 @@ def test_timings_of_another_layout_are_measured_anew() -> None:
 # Without what a run needs
 
 TRAINING = ("torch", "torchvision", "sklearn", "PIL", "pyarrow", "tqdm")
-READING = ("estimate", "status", "pipeline", "locks", "records", "studies", "settings", "pages", "badges")
+READING = ("estimate", "status", "pipeline", "locks", "records", "studies", "settings", "pages", "report.badges")
 
 
 def used_by_the_book() -> set[str]:
@@ -201,16 +201,16 @@ def used_by_the_book() -> set[str]:
     book = ROOT / "book"
     pages = [*book.glob("*.md"), *book.glob("report/*.md"), *book.glob("_ext/*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
-    lists = re.findall(r"^from heterofl_core import (.+)$", text, re.MULTILINE)
-    return set(re.findall(r"^from heterofl_core\.(\w+) import", text, re.MULTILINE)).union(
-        *(names.split(", ") for names in lists)
-    )
+    found = set()
+    for package, names in re.findall(r"^from heterofl_core(\.report)? import (.+)$", text, re.MULTILINE):
+        found |= {f"{package}.{name}".removeprefix(".") for name in names.split(", ")}
+    return found | set(re.findall(r"^from heterofl_core\.((?:report\.)?\w+) import", text, re.MULTILINE))
 
 
 def test_what_reads_records_works_where_nothing_for_training_is_installed() -> None:
     """Such as on a cluster's login node, or where the book is built."""
     modules = used_by_the_book()
-    assert {"exhibits", "ledger", "closely", "run_pages", "report"} < modules
+    assert {"report.exhibits", "report.ledger", "report.closely", "report.run_pages"} < modules
     imports = "; ".join(f"import heterofl_core.{module}" for module in sorted(modules.union(READING)))
     missing = [name for name in TRAINING if name != "PIL"]  # which comes with matplotlib
     program = f"import sys; sys.modules |= dict.fromkeys({missing}); {imports}"
