@@ -193,7 +193,10 @@ def test_timings_of_another_layout_are_measured_anew() -> None:
 # Without what a run needs
 
 TRAINING = ("torch", "torchvision", "sklearn", "PIL", "pyarrow", "tqdm")
-READING = ("estimate", "status", "pipeline", "locks", "records", "studies", "settings", "pages", "report.badges")
+READING = (
+    *("estimate", "status", "pipeline", "locks", "records", "studies", "settings", "pages"),
+    "report.badges",
+)
 
 
 def used_by_the_book() -> set[str]:
