@@ -1,5 +1,6 @@
 """Figures of results, in the visual language of `figures.py`: ours filled, the paper's numbers hollow."""
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -156,6 +157,48 @@ def spendings(curves: pd.DataFrame, metric: str) -> Figure:
         plot.set(xlabel=label, xscale="log")
         plain_ticks(plot.xaxis)
     plots[0].set_ylabel(METRICS[metric].axis)
+    figure.legend(
+        *plots[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+    )
+    return figure
+
+
+def copying(curves: pd.DataFrame, word_frequencies: float) -> Figure:
+    """Perplexity of hidden and of visible tokens over the communication rounds: a line for each run on
+    WikiText2, in the colour of its largest level.
+
+    Args:
+        curves: see `run_tables.curves`.
+        word_frequencies: the perplexity of hidden tokens for who knows how often each word occurs.
+    """
+    if curves.empty:
+        return nothing_run()
+    figure = Figure(figsize=(7.6, 3.6))
+    plots = figure.subplots(1, 2)
+    plots[0].axhline(word_frequencies, color="#666666", ls=":", label="word frequencies alone")
+    for plot, metric in zip(plots, ("masked_perplexity", "visible_perplexity"), strict=True):
+        drawn: Counter[str] = Counter()
+        for (levels, variation, rounds, _), run in curves.groupby(
+            ["levels", "variation", "rounds", "run_id"]
+        ):
+            largest = str(levels)[0]
+            plot.plot(
+                run["round"],
+                run[metric],
+                color=LEVEL_COLOURS[largest],
+                linestyle=DASHES[drawn[largest] % len(DASHES)],
+                marker=MARKERS[drawn[largest] // len(DASHES) % len(MARKERS)],
+                ms=3,
+                label=", ".join(str(word) for word in (levels, variation, f"{rounds} rounds") if word),
+            )
+            drawn[largest] += 1
+        plot.set(xlabel="communication round", ylabel=METRICS[metric].axis, yscale="log")
+        plot.set_title(METRICS[metric].title, loc="left", fontsize=10)
+        plain_ticks(plot.yaxis)
     figure.legend(
         *plots[0].get_legend_handles_labels(),
         loc="outside lower center",

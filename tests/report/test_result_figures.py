@@ -87,6 +87,32 @@ def test_slices_have_the_smaller_levels_colour_and_the_larger_ones_dash() -> Non
     assert words(nothing.axes[0]) == ["not run"]
 
 
+def test_hidden_and_visible_tokens_have_a_panel_each_and_runs_their_largest_levels_colour() -> None:
+    run = {"variation": "", "rounds": 2, "round": [1, 2]}
+    runs = [
+        pd.DataFrame(
+            run | {"levels": levels, "run_id": levels, "masked_perplexity": masked, "visible_perplexity": 2.0}
+        )
+        for levels, masked in (("e", [3000.0, 2500.0]), ("d-e", [2000.0, 4000.0]), ("d", [900.0, 800.0]))
+    ]
+    figure = result_figures.copying(pd.concat(runs), 911.7)
+    masked, visible = figure.axes
+    known, *lines = masked.lines
+    assert set(np.ravel(known.get_ydata())) == {911.7}
+    assert [points_of(line) for line in lines] == [
+        [[1, 900], [2, 800]],
+        [[1, 2000], [2, 4000]],
+        [[1, 3000], [2, 2500]],
+    ]
+    colours = [LEVEL_COLOURS[level].lower() for level in "dde"]
+    assert [[to_hex(line.get_color()) for line in some] for some in (lines, visible.lines)] == [colours] * 2
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
+    (legend,) = figure.legends
+    labels = ["word frequencies alone", "d, 2 rounds", "d-e, 2 rounds", "e, 2 rounds"]
+    assert [text.get_text() for text in legend.get_texts()] == labels
+    assert words(result_figures.copying(pd.DataFrame(), 911.7).axes[0]) == ["not run"]
+
+
 def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_their_levels_colours() -> None:
     figure = result_figures.interpolation(POINTS, "global_accuracy")
     assert figure.get_suptitle() == "schedule of ours: short, 20 rounds"
