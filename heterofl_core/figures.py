@@ -176,24 +176,7 @@ def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
     figure = Figure(figsize=(7.6, sum(heights)))
     plots = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for plot, ((dataset, partition, changed, rounds), runs) in zip(plots, panels, strict=True):
-        drawn: Counter[str] = Counter()
-        for (levels, assignment, variation, _), run in runs.groupby(
-            ["levels", "assignment", "variation", "run_id"]
-        ):
-            largest = str(levels)[0]
-            marker, dash = divmod(drawn[largest], len(DASHES))
-            plot.plot(
-                run["round"],
-                run[metric],
-                color=LEVEL_COLOURS[largest],
-                linestyle=DASHES[dash],
-                marker=MARKERS[marker % len(MARKERS)],
-                ms=3,
-                label=textwrap.fill(
-                    ", ".join(str(word) for word in (levels, assignment, variation) if word), 34
-                ),
-            )
-            drawn[largest] += 1
+        draw_runs(plot, runs, metric, ["levels", "assignment", "variation"])
         what = "changed, " if changed else ""
         plot.set_title(f"{dataset}, {partition}: {what}{rounds} rounds", loc="left")
         plot.set(xlabel="communication round", ylabel=METRICS[metric].axis, xlim=(0, None))
@@ -207,6 +190,31 @@ def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
         )
         plot.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     return figure
+
+
+def draw_runs(plot: Plot, runs: pd.DataFrame, metric: str, told: Sequence[str]) -> None:
+    """A line for each run over its rounds, in the colour of its largest level; lines of one colour differ in
+    their dashes, then in their markers.
+
+    Args:
+        runs: see `run_tables.curves`.
+        metric: a column of it.
+        told: columns whose values name a run in the legend.
+    """
+    drawn: Counter[str] = Counter()
+    for (*names, _), run in runs.groupby([*told, "run_id"]):
+        largest = str(run["levels"].iloc[0])[0]
+        marker, dash = divmod(drawn[largest], len(DASHES))
+        plot.plot(
+            run["round"],
+            run[metric],
+            color=LEVEL_COLOURS[largest],
+            linestyle=DASHES[dash],
+            marker=MARKERS[marker % len(MARKERS)],
+            ms=3,
+            label=textwrap.fill(", ".join(str(name) for name in names if name), 34),
+        )
+        drawn[largest] += 1
 
 
 def partitions(kinds: Sequence[str], num_clients: int = 100) -> Figure:

@@ -1,6 +1,5 @@
 """Figures of results, in the visual language of `figures.py`: ours filled, the paper's numbers hollow."""
 
-from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -9,7 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from heterofl_core.figures import DASHES, LEVEL_COLOURS, MARKERS, nothing_run, say_not_run
+from heterofl_core.figures import DASHES, LEVEL_COLOURS, MARKERS, draw_runs, nothing_run, say_not_run
 from heterofl_core.levels import LEVELS
 from heterofl_core.records import METRICS
 
@@ -157,13 +156,7 @@ def spendings(curves: pd.DataFrame, metric: str) -> Figure:
         plot.set(xlabel=label, xscale="log")
         plain_ticks(plot.xaxis)
     plots[0].set_ylabel(METRICS[metric].axis)
-    figure.legend(
-        *plots[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        fontsize=8,
-    )
+    legend_below(figure, plots[0])
     return figure
 
 
@@ -179,34 +172,26 @@ def copying(curves: pd.DataFrame, word_frequencies: float) -> Figure:
         return nothing_run()
     figure = Figure(figsize=(7.6, 3.6))
     plots = figure.subplots(1, 2)
+    named = curves.assign(length=curves["rounds"].astype(str) + " rounds")
     plots[0].axhline(word_frequencies, color="#666666", ls=":", label="word frequencies alone")
     for plot, metric in zip(plots, ("masked_perplexity", "visible_perplexity"), strict=True):
-        drawn: Counter[str] = Counter()
-        for (levels, variation, rounds, _), run in curves.groupby(
-            ["levels", "variation", "rounds", "run_id"]
-        ):
-            largest = str(levels)[0]
-            plot.plot(
-                run["round"],
-                run[metric],
-                color=LEVEL_COLOURS[largest],
-                linestyle=DASHES[drawn[largest] % len(DASHES)],
-                marker=MARKERS[drawn[largest] // len(DASHES) % len(MARKERS)],
-                ms=3,
-                label=", ".join(str(word) for word in (levels, variation, f"{rounds} rounds") if word),
-            )
-            drawn[largest] += 1
+        draw_runs(plot, named, metric, ["levels", "variation", "length"])
         plot.set(xlabel="communication round", ylabel=METRICS[metric].axis, yscale="log")
         plot.set_title(METRICS[metric].title, loc="left", fontsize=10)
         plain_ticks(plot.yaxis)
+    legend_below(figure, plots[0])
+    return figure
+
+
+def legend_below(figure: Figure, plot: Plot) -> None:
+    """One legend for all panels, below them, of the lines of one."""
     figure.legend(
-        *plots[0].get_legend_handles_labels(),
+        *plot.get_legend_handles_labels(),
         loc="outside lower center",
         ncols=3,
         frameon=False,
         fontsize=8,
     )
-    return figure
 
 
 def plain_ticks(axis: Axis) -> None:
