@@ -1,4 +1,4 @@
-"""What the page "Reading the paper closely" compares and draws; nothing here needs torch."""
+"""What the pages of "Reading the paper closely" compare and draw; nothing here needs torch."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,8 @@ from pandas.io.formats.style import Styler
 from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import LEVELS, width_rate
 from heterofl_core.params import RunParams, run_params
+from heterofl_core.partition import Partition, make_partition
+from heterofl_core.randomness import generator
 from heterofl_core.records import all_records, confusions_path, ensembles_path, read_rounds
 from heterofl_core.report.evidence import Answer
 from heterofl_core.report.exhibits import all_evidence, not_run
@@ -55,7 +57,7 @@ def of_levels(count: Callable[[float], float]) -> list[float]:
 
 
 def shown(values: pd.DataFrame | Sequence[Sequence[Any]], *titles: str, decimals: int = 2) -> Styler:
-    """A table of the page: counts with commas, other numbers with so many decimals, words at the left.
+    """A table of these pages: counts with commas, other numbers with so many decimals, words at the left.
 
     Args:
         values: a table, or its rows.
@@ -86,6 +88,16 @@ def heads(level: str = "c") -> Figure:
     plot.vlines(np.arange(32, 256, 32) - 0.5, -0.5, 1.5, color="black", linewidth=0.8)
     plot.set(xlabel="feature of the queries (black: between heads)", yticks=[0, 1], yticklabels=list(rows))
     return figure
+
+
+def dealt(kind: str) -> Partition:
+    """Images of ten labels, as many as MNIST has, dealt to 100 clients by seed 0.
+
+    Args:
+        kind: see `make_partition`.
+    """
+    train, test = (np.repeat(range(10), images) for images in (6000, 1000))  # of each label
+    return make_partition(kind, train, test, 100, generator(0, "partition"))
 
 
 def masked_softmax(logits: np.ndarray, held: np.ndarray, masked_loss: str) -> np.ndarray:

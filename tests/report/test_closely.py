@@ -1,5 +1,7 @@
 """What "Reading the paper closely" compares and draws agrees with the layers and the records."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from pandas.io.formats.style import Styler
 from torch.nn import functional as F
 
 from heterofl_core.cost import Cost
+from heterofl_core.folders import BOOK
 from heterofl_core.layers import mask_logits
 from heterofl_core.levels import LEVELS
 from heterofl_core.params import run_params
@@ -71,6 +74,22 @@ def test_the_figure_of_heads_shows_a_prefix_of_each() -> None:
     prefix, each_head = closely.heads("c").axes[0].images[0].get_array().data  # type: ignore[union-attr]
     assert np.flatnonzero(prefix).tolist() == list(range(64))
     assert np.flatnonzero(each_head).tolist() == [32 * head + own for head in range(8) for own in range(8)]
+
+
+# The pages
+
+
+def test_the_overview_leads_to_each_section() -> None:
+    """That no link is broken, the build of the book tells."""
+    report = BOOK / "report"
+    overview = (report / "closely.md").read_text(encoding="utf-8")
+    pages = re.findall(r"^## \[.+\]\((.+)\)$", overview, re.MULTILINE)
+    links = re.findall(r"^- \[\]\((.+)#(.+)\)$", overview, re.MULTILINE)
+    sections = {
+        page: len(re.findall("^## ", (report / page).read_text(encoding="utf-8"), re.MULTILINE))
+        for page in pages
+    }
+    assert Counter(page for page, _ in set(links)) == sections
 
 
 # Loss and norm, beside torch
