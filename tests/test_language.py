@@ -22,7 +22,7 @@ from heterofl_core.local_step import LocalStep
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
 from heterofl_core.randomness import generator
-from heterofl_core.report.closely import WORD_FREQUENCIES
+from heterofl_core.report.closely import HOLDERS_FREQUENCIES, WORD_FREQUENCIES
 from heterofl_core.text import Text, load_text
 
 WORDS = 40  # 39 and the unknown token, which the training text does not have
@@ -214,6 +214,24 @@ def test_who_knows_word_frequencies_alone_has_a_perplexity_of_about_912() -> Non
     text = load_text()
     share = np.bincount(text.train, minlength=text.num_tokens) / len(text.train)
     assert round(float(np.exp(-np.log(share[text.test]).mean())), 1) == WORD_FREQUENCIES
+
+
+@pytest.mark.usefixtures("wikitext2")
+def test_frequencies_as_a_words_holders_find_them_have_a_perplexity_of_about_2868(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their logarithms are averaged over the holders, as a bias of the output layer is, and normalised."""
+    monkeypatch.setattr(language, "load_text", load_text)
+    task = LanguageModelling(run_params(dataset="wikitext2", levels="e"))
+    logarithms, holders = np.zeros((2, 33_278))
+    for rows, words in zip(task.rows, task.words, strict=True):
+        logarithms[words] += np.log(np.bincount(rows.ravel())[words] / rows.size)
+        holders[words] += 1
+    logits = logarithms / np.maximum(holders, 1)
+    logits[holders == 0] = np.log(1 / 20_886)  # in the few tokens that fill no row
+    test = load_text().test
+    perplexity = np.exp(np.log(np.exp(logits).sum()) - logits[test].mean())
+    assert round(float(perplexity), 1) == HOLDERS_FREQUENCIES
 
 
 # Partial vocabularies are exact

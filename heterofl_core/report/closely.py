@@ -34,6 +34,10 @@ WORD_FREQUENCIES = 911.7
 """The perplexity of WikiText2's test text for who knows each word's share of the training text; counted by a
 test.
 """
+HOLDERS_FREQUENCIES = 2867.6
+"""The same for who knows each word's share of its holders' texts only: the logarithms' mean over the clients
+that hold the word, as rows of the output layer are averaged. Counted for the paper's partition with seed 0.
+"""
 LONG = 100  # rounds of a run whose curve tells what looking more often brings
 
 

@@ -1,5 +1,6 @@
 """Figures of results, in the visual language of `figures.py`: ours filled, the paper's numbers hollow."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -160,20 +161,21 @@ def spendings(curves: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
-def copying(curves: pd.DataFrame, word_frequencies: float) -> Figure:
+def copying(curves: pd.DataFrame, known: Mapping[str, float]) -> Figure:
     """Perplexity of hidden and of visible tokens over the communication rounds: a line for each run on
     WikiText2, in the colour of its largest level.
 
     Args:
         curves: see `run_tables.curves`.
-        word_frequencies: the perplexity of hidden tokens for who knows how often each word occurs.
+        known: two perplexities of hidden tokens to compare with, by what one must know for them.
     """
     if curves.empty:
         return nothing_run()
     figure = Figure(figsize=(7.6, 3.6))
     plots = figure.subplots(1, 2)
     named = curves.assign(length=curves["rounds"].astype(str) + " rounds")
-    plots[0].axhline(word_frequencies, color="#666666", ls=":", label="word frequencies alone")
+    for (label, perplexity), style in zip(known.items(), (":", "-."), strict=True):
+        plots[0].axhline(perplexity, color="#666666", ls=style, label=label)
     for plot, metric in zip(plots, ("masked_perplexity", "visible_perplexity"), strict=True):
         draw_runs(plot, named, metric, ["levels", "variation", "length"])
         plot.set(xlabel="communication round", ylabel=METRICS[metric].axis, yscale="log")
