@@ -1,11 +1,18 @@
 """What several test files share."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
+from heterofl_core.cost import Cost
 from heterofl_core.folders import data_folder
+from heterofl_core.params import run_params
+from heterofl_core.provenance import code_hash
+from heterofl_core.records import write_run
 
 LONGEST = (
     "test_book",
@@ -34,6 +41,28 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "outputs"
     monkeypatch.setenv("HETEROFL_OUTPUTS", str(folder))
     return folder
+
+
+@pytest.fixture
+def finish(outputs: Path) -> Callable[..., None]:
+    """Writes the record of a run, from the curve of each of its metrics and from its settings."""
+
+    def write(curve: Mapping[str, list[float]], **settings: Any) -> None:
+        params = run_params(**settings)
+        rounds = pd.DataFrame({"round": range(1, 1 + len(next(iter(curve.values())))), **curve})
+        metrics = {f"best_{name}": max(values) for name, values in curve.items()}
+        metrics |= {f"final_{name}": values[-1] for name, values in curve.items()}
+        record = {
+            "run_id": params.run_id,
+            "params": params.model_dump(mode="json"),
+            "metrics": metrics,
+            "cost": vars(Cost(1, 1, 1, 1, 1.0)),
+            "code_hash": code_hash(),
+            "git_dirty": False,
+        }
+        write_run(record, rounds)
+
+    return write
 
 
 def mirrored(name: str) -> Path:

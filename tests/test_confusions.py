@@ -10,7 +10,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, run_params
 from heterofl_core.records import confusions_path, read_record, record_path, write_run
-from heterofl_core.report import closely
+from heterofl_core.report import rejudged
 from heterofl_core.runs import execute
 
 SKEWED = {"dataset": "digits", "levels": "e", "partition": "non-iid-2", "protocol": "smoke"}
@@ -72,7 +72,7 @@ def test_confusions_are_shown_by_how_many_clients_hold_both_labels(outputs: Path
     path = confusions_path(params.run_id)
     path.parent.mkdir()
     pd.DataFrame(rows, columns=["label", "taken_for", "images", "clients"]).to_csv(path, index=False)
-    (row,) = closely.confused_pairs().to_dict("records")
+    (row,) = rejudged.confused_pairs().to_dict("records")
     assert row.pop("run") == "MNIST, non-IID-2, levels e (fix), 400 rounds"
     assert row == pytest.approx(
         {
@@ -88,4 +88,4 @@ def test_confusions_are_shown_by_how_many_clients_hold_both_labels(outputs: Path
 
 
 def test_where_nothing_was_counted_the_page_says_so(outputs: Path) -> None:
-    assert closely.confused_pairs().empty
+    assert rejudged.confused_pairs().empty

@@ -14,7 +14,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, run_params
 from heterofl_core.records import ensembles_path, read_record, record_path, write_run
-from heterofl_core.report import closely
+from heterofl_core.report import rejudged
 from heterofl_core.runs import execute
 
 SKEWED: dict[str, Any] = {"dataset": "digits", "levels": "e", "partition": "non-iid-2", "protocol": "smoke"}
@@ -99,7 +99,7 @@ def test_the_ways_stand_beside_what_was_printed(outputs: Path) -> None:
     path = ensembles_path(params.run_id)
     path.parent.mkdir()
     pd.DataFrame({"way": WAYS, "accuracy": accuracies}).to_csv(path, index=False)
-    (row,) = closely.ensembles().to_dict("records")
+    (row,) = rejudged.ensembles().to_dict("records")
     assert row == {
         "run": "MNIST, non-IID-2, levels a (fix), standalone, mlp, 400 rounds",
         "printed": 30.41,

@@ -22,7 +22,7 @@ from heterofl_core.local_step import LocalStep
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
 from heterofl_core.randomness import generator
-from heterofl_core.report.closely import HOLDERS_FREQUENCIES, WORD_FREQUENCIES
+from heterofl_core.report import frequencies
 from heterofl_core.text import Text, load_text
 
 WORDS = 40  # 39 and the unknown token, which the training text does not have
@@ -213,7 +213,7 @@ def test_in_the_paper_a_client_has_one_row_of_327_windows_and_about_3000_words(
 def test_who_knows_word_frequencies_alone_has_a_perplexity_of_about_912() -> None:
     text = load_text()
     share = np.bincount(text.train, minlength=text.num_tokens) / len(text.train)
-    assert round(float(np.exp(-np.log(share[text.test]).mean())), 1) == WORD_FREQUENCIES
+    assert round(float(np.exp(-np.log(share[text.test]).mean())), 1) == frequencies.OF_ALL_TEXT
 
 
 @pytest.mark.usefixtures("wikitext2")
@@ -231,7 +231,7 @@ def test_frequencies_as_a_words_holders_find_them_have_a_perplexity_of_about_286
     logits[holders == 0] = np.log(1 / 20_886)  # in the few tokens that fill no row
     test = load_text().test
     perplexity = np.exp(np.log(np.exp(logits).sum()) - logits[test].mean())
-    assert round(float(perplexity), 1) == HOLDERS_FREQUENCIES
+    assert round(float(perplexity), 1) == frequencies.OF_HOLDERS
 
 
 # Partial vocabularies are exact

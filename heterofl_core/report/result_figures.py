@@ -1,6 +1,5 @@
 """Figures of results, in the visual language of `figures.py`: ours filled, the paper's numbers hollow."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from heterofl_core.figures import DASHES, LEVEL_COLOURS, MARKERS, draw_runs, nothing_run, say_not_run
 from heterofl_core.levels import LEVELS
 from heterofl_core.records import METRICS
+from heterofl_core.report import frequencies
 
 STYLES = {"fix": "--", "dynamic": "-"}
 HOLLOW: dict[str, Any] = {"marker": "o", "ms": 7, "mfc": "none", "ls": "none"}
@@ -161,21 +161,20 @@ def spendings(curves: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
-def copying(curves: pd.DataFrame, known: Mapping[str, float]) -> Figure:
+def copying(curves: pd.DataFrame) -> Figure:
     """Perplexity of hidden and of visible tokens over the communication rounds: a line for each run on
-    WikiText2, in the colour of its largest level.
+    WikiText2, in the colour of its largest level, and what word frequencies alone are worth.
 
     Args:
         curves: see `run_tables.curves`.
-        known: two perplexities of hidden tokens to compare with, by what one must know for them.
     """
     if curves.empty:
         return nothing_run()
     figure = Figure(figsize=(7.6, 3.6))
     plots = figure.subplots(1, 2)
     named = curves.assign(length=curves["rounds"].astype(str) + " rounds")
-    for (label, perplexity), style in zip(known.items(), (":", "-."), strict=True):
-        plots[0].axhline(perplexity, color="#666666", ls=style, label=label)
+    plots[0].axhline(frequencies.OF_ALL_TEXT, color="#666666", ls=":", label="word frequencies alone")
+    plots[0].axhline(frequencies.OF_HOLDERS, color="#666666", ls="-.", label="the same, as holders find them")
     for plot, metric in zip(plots, ("masked_perplexity", "visible_perplexity"), strict=True):
         draw_runs(plot, named, metric, ["levels", "variation", "length"])
         plot.set(xlabel="communication round", ylabel=METRICS[metric].axis, yscale="log")

@@ -95,10 +95,10 @@ def test_hidden_and_visible_tokens_have_a_panel_each_and_runs_their_largest_leve
         )
         for levels, masked in (("e", [3000.0, 2500.0]), ("d-e", [2000.0, 4000.0]), ("d", [900.0, 800.0]))
     ]
-    figure = result_figures.copying(pd.concat(runs), {"frequencies": 911.7, "of holders": 2867.6})
+    figure = result_figures.copying(pd.concat(runs))
     masked, visible = figure.axes
-    frequencies, of_holders, *lines = masked.lines
-    assert set(np.ravel(frequencies.get_ydata())) == {911.7}
+    of_all_text, of_holders, *lines = masked.lines
+    assert set(np.ravel(of_all_text.get_ydata())) == {911.7}
     assert set(np.ravel(of_holders.get_ydata())) == {2867.6}
     assert [points_of(line) for line in lines] == [
         [[1, 900], [2, 800]],
@@ -109,9 +109,10 @@ def test_hidden_and_visible_tokens_have_a_panel_each_and_runs_their_largest_leve
     assert [[to_hex(line.get_color()) for line in some] for some in (lines, visible.lines)] == [colours] * 2
     assert lines[0].get_linestyle() != lines[1].get_linestyle()
     (legend,) = figure.legends
-    labels = ["frequencies", "of holders", "d, 2 rounds", "d-e, 2 rounds", "e, 2 rounds"]
-    assert [text.get_text() for text in legend.get_texts()] == labels
-    assert words(result_figures.copying(pd.DataFrame(), {}).axes[0]) == ["not run"]
+    known = ["word frequencies alone", "the same, as holders find them"]
+    runs_drawn = ["d, 2 rounds", "d-e, 2 rounds", "e, 2 rounds"]
+    assert [text.get_text() for text in legend.get_texts()] == [*known, *runs_drawn]
+    assert words(result_figures.copying(pd.DataFrame()).axes[0]) == ["not run"]
 
 
 def test_an_interpolation_draws_ours_filled_and_the_papers_hollow_in_their_levels_colours() -> None:
