@@ -92,17 +92,24 @@ def details() -> str:
     return "\n".join(sections)
 
 
-def question(name: str) -> Styler:
-    """The comparisons of a question of ours, none of which has to come out in one way; see
-    `claims.read_question`.
+def question(name: str, which: str = "best") -> Styler:
+    """The comparisons of a question of ours, none of which has to come out in one way.
+
+    Args:
+        name: see `claims.read_question`.
+        which: see `Answer.values`.
     """
-    rows = lines(all_evidence(), read_question(name)).rename(columns={"Better": "First", "Worse": "Second"})
-    return searchable(shown(rows.drop(columns="Outcome")))
+    rows = lines(all_evidence(), read_question(name), which).drop(columns="Outcome")
+    return searchable(shown(rows.rename(columns={"Better": "First", "Worse": "Second"})))
 
 
-def lines(evidence: Evidence, comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """A line for each comparison, without columns that say nothing of any."""
-    rows = pd.DataFrame([row(evidence, one) for one in comparisons])
+def lines(evidence: Evidence, comparisons: Sequence[Comparison], which: str = "best") -> pd.DataFrame:
+    """A line for each comparison, without columns that say nothing of any.
+
+    Args:
+        which: see `Answer.values`.
+    """
+    rows = pd.DataFrame([row(evidence, one, which) for one in comparisons])
     empty = [name for name, nothing in (("Margin", "0"), ("Paper", "–")) if (rows[name] == nothing).all()]
     return rows.drop(columns=empty)
 
@@ -112,9 +119,9 @@ def shown(rows: pd.DataFrame) -> Styler:
     return aligned(rows, [name for name in rows.columns if name not in NUMBERS])
 
 
-def row(evidence: Evidence, comparison: Comparison) -> dict[str, Any]:
+def row(evidence: Evidence, comparison: Comparison, which: str = "best") -> dict[str, Any]:
     """A line of a table; differences are positive if the first setting is the better one."""
-    found, came = judged(evidence, comparison)
+    found, came = judged(evidence, comparison, which)
     better, worse = comparison.better, comparison.worse
     paper = paper_gain(better, worse, comparison.metric)
     return {

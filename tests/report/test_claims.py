@@ -182,6 +182,16 @@ def test_a_question_of_ours_is_shown_row_by_row_without_a_verdict() -> None:
     assert "Paper" not in table  # which prints none of them
 
 
+def test_best_rounds_may_say_otherwise_than_the_last_ones() -> None:
+    comparison = Comparison(PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy", 0.0)
+    records = [a_record(99.0), a_record(98.0, levels="e")]
+    records[0]["metrics"]["final_global_accuracy"] = 90.0
+    records[1]["metrics"]["final_global_accuracy"] = 95.0
+    best, final = (ledger.lines(Evidence(records), [comparison], which) for which in ("best", "final"))
+    assert best["Ours"].tolist() == ["+1.00"]
+    assert final["Ours"].tolist() == ["−5.00"]
+
+
 def test_a_difference_that_rests_on_older_code_is_marked() -> None:
     comparison = Comparison(PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy", 0.0)
     records = [a_record(99.0), a_record(98.0, levels="e", stale=True)]
