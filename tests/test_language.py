@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,17 +197,21 @@ def test_a_client_receives_the_rows_of_its_words_and_of_mask() -> None:
     assert task.upload["tokens"].tolist() == task.upload["labels"].tolist() == list(range(len(words)))
 
 
-@pytest.mark.usefixtures("wikitext2")
-def test_in_the_paper_a_client_has_one_row_of_327_windows_and_about_3000_words(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def papers_task(wikitext2: Path, text: Text, monkeypatch: pytest.MonkeyPatch) -> LanguageModelling:
+    """WikiText2 among the paper's clients."""
     monkeypatch.setattr(language, "load_text", load_text)
-    task = LanguageModelling(run_params(dataset="wikitext2", levels="a-e"))
-    assert task.sizes == {"num_tokens": 33_279}
-    assert {rows.shape for rows in task.rows} == {(1, 20_886)}  # of 2.09 M tokens
-    assert len(list(examples_of(task, 0).epoch(100, np.random.default_rng(0)))) == 327
-    assert round(np.mean([len(words) for words in task.words])) == CLIENT_WORDS
-    assert max(word for words in task.words for word in words) < 33_278  # never the unknown token
+    return LanguageModelling(run_params(dataset="wikitext2", levels="a-e"))
+
+
+def test_in_the_paper_a_client_has_one_row_of_327_windows_and_about_3000_words(
+    papers_task: LanguageModelling,
+) -> None:
+    assert papers_task.sizes == {"num_tokens": 33_279}
+    assert {rows.shape for rows in papers_task.rows} == {(1, 20_886)}  # of 2.09 M tokens
+    assert len(list(examples_of(papers_task, 0).epoch(100, np.random.default_rng(0)))) == 327
+    assert round(np.mean([len(words) for words in papers_task.words])) == CLIENT_WORDS
+    assert max(word for words in papers_task.words for word in words) < 33_278  # never the unknown token
 
 
 @pytest.mark.usefixtures("wikitext2")
@@ -216,20 +221,17 @@ def test_who_knows_word_frequencies_alone_has_a_perplexity_of_about_912() -> Non
     assert round(float(np.exp(-np.log(share[text.test]).mean())), 1) == frequencies.OF_ALL_TEXT
 
 
-@pytest.mark.usefixtures("wikitext2")
 def test_frequencies_as_a_words_holders_find_them_have_a_perplexity_of_about_2868(
-    monkeypatch: pytest.MonkeyPatch,
+    papers_task: LanguageModelling,
 ) -> None:
     """Their logarithms are averaged over the holders, as a bias of the output layer is, and normalised."""
-    monkeypatch.setattr(language, "load_text", load_text)
-    task = LanguageModelling(run_params(dataset="wikitext2", levels="e"))
     logarithms, holders = np.zeros((2, 33_278))
-    for rows, words in zip(task.rows, task.words, strict=True):
+    for rows, words in zip(papers_task.rows, papers_task.words, strict=True):
         logarithms[words] += np.log(np.bincount(rows.ravel())[words] / rows.size)
         holders[words] += 1
     logits = logarithms / np.maximum(holders, 1)
     logits[holders == 0] = np.log(1 / 20_886)  # in the few tokens that fill no row
-    test = load_text().test
+    test = papers_task.text.test
     perplexity = np.exp(np.log(np.exp(logits).sum()) - logits[test].mean())
     assert round(float(perplexity), 1) == frequencies.OF_HOLDERS
 

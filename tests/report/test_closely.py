@@ -16,9 +16,6 @@ from heterofl_core.levels import LEVELS
 from heterofl_core.params import run_params
 from heterofl_core.report import closely, exhibits, run_tables
 
-Finish = Callable[..., None]
-"""See the fixture."""
-
 
 @pytest.fixture(autouse=True)
 def records_read_anew() -> None:
@@ -91,7 +88,7 @@ def test_what_was_not_run_is_said(outputs: Path) -> None:
     assert table["Best"].tolist() == ["–", "–"]
 
 
-def test_each_schedule_that_was_run_has_its_row(finish: Finish) -> None:
+def test_each_schedule_that_was_run_has_its_row(finish: Callable[..., None]) -> None:
     """The mean over the seeds of one schedule; fewer rounds first."""
     common: dict[str, Any] = {"dataset": "mnist", "levels": "a-e"}
     finish({"global_accuracy": [90.0, 80.0]}, **common, rounds=2)
