@@ -219,6 +219,7 @@ def pipeline(options: argparse.Namespace) -> None:
     from heterofl_core.timings import timings_for
 
     given = to_texts(settings(options))
+    more = options_of_snakemake(options.snakemake)
     todo = workload(options.studies, given, options.redo_stale)
     command = snakemake_command(options.studies, given, options.redo_stale, options.profile)
     if options.dry_run:
@@ -228,7 +229,19 @@ def pipeline(options: argparse.Namespace) -> None:
         todo.remove_old_markers()
     status(options)
     sys.stdout.flush()
-    os.execv(command[0], [*command, *shlex.split(options.snakemake)])
+    os.execv(command[0], [*command, *more])
+
+
+def options_of_snakemake(text: str) -> list[str]:
+    """The options that a text holds, as a shell would read it.
+
+    Raises:
+        InputError: a quotation has no end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"--snakemake {text!r} cannot be split into options: {error}") from error
 
 
 def results(options: argparse.Namespace) -> None:

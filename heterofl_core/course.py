@@ -7,7 +7,9 @@ words that it then says. Text is plain Markdown, which reads the same in Jupyter
 A chapter that also runs with MNIST lists under `mnist`, in its front matter, what else it then sets.
 """
 
+import hashlib
 import html
+import json
 import re
 import shutil
 import textwrap
@@ -185,12 +187,37 @@ def has_code_of(ran: NotebookNode, path: Path) -> bool:
 
 
 def write_notebooks() -> None:
-    """Writes the student's and the instructor's notebook of each chapter, and removes those of no chapter."""
+    """Writes the student's and the instructor's notebook of each chapter, and removes those of no chapter.
+
+    A notebook in which somebody has written stays as it is, and is named.
+    """
     for folder, version in ((STUDENTS, for_students), (INSTRUCTORS, for_instructors)):
-        for other in set(folder.glob("*.ipynb")) - {folder / f"{path.stem}.ipynb" for path in chapters()}:
+        targets = {folder / f"{path.stem}.ipynb": path for path in chapters()}
+        ours = {path for path in folder.glob("*.ipynb") if is_as_written(read_notebook(path))}
+        for other in ours - targets.keys():
             other.unlink()
-        for path in chapters():
-            write_text(folder / f"{path.stem}.ipynb", nbformat.writes(version(read_chapter(path))) + "\n")
+        for target, path in targets.items():
+            if target.exists() and target not in ours:
+                print(f"{target} has changes by hand and stays as it is; to have it anew, move it away")
+            else:
+                write_text(target, nbformat.writes(with_digest(version(read_chapter(path)))) + "\n")
+
+
+def with_digest(notebook: NotebookNode) -> NotebookNode:
+    """The notebook with a digest of what a person may write into it."""
+    notebook.metadata.heterofl = {"written": written(notebook)}
+    return notebook
+
+
+def is_as_written(notebook: NotebookNode) -> bool:
+    """Whether a notebook is what `write_notebooks` once wrote, executed or not."""
+    return bool(notebook.metadata.get("heterofl", {}).get("written") == written(notebook))
+
+
+def written(notebook: NotebookNode) -> str:
+    """A digest of the cells' text and nbgrader's marks; outputs come back by execution."""
+    told = [(cell.cell_type, cell.source, cell.metadata.get("nbgrader")) for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def work_through(path: Path) -> float:

@@ -7,6 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
 BOOK = ROOT / "book"
+if not PARAMS.is_dir():
+    raise ImportError(
+        f"heterofl_core is used from its checkout, where params/ stands beside it, but {ROOT} has none; "
+        "install it from there with: pip install --editable ."
+    )
 VARIABLES = ("HETEROFL_DATA", "HETEROFL_OUTPUTS")
 """The environment's variables that name folders."""
 

@@ -11,6 +11,11 @@ def magnitude(value: float) -> str:
     return f"{value:.0f}"
 
 
+def fixed(value: float | None) -> str:
+    """A result with two decimals; a dash where there is none (None or NaN)."""
+    return "–" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
 def signed(value: float) -> str:
     """A difference, with its sign and two decimals; a dash where there is none (NaN)."""
     return "–" if math.isnan(value) else f"{round(value, 2) or 0.0:+.2f}".replace("-", "−")  # no −0.00

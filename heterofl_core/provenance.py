@@ -3,6 +3,7 @@
 import ast
 import functools
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -125,8 +126,11 @@ def provenance() -> dict[str, Any]:
 
 def git(*arguments: str) -> str | None:
     """What git says in this checkout; None where there is no git or no checkout."""
+    only_here = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # not in one around it
     try:
-        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            ["git", *arguments], cwd=ROOT, env=only_here, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from heterofl_core.errors import InputError
 from heterofl_core.params import Execution, RunParams, run_params, sentence, without_none
+from heterofl_core.strict_yaml import parse_yaml
 
 
 def split_settings(values: Mapping[str, Any]) -> tuple[RunParams, Execution]:
@@ -40,19 +40,21 @@ def split_changes(values: Mapping[str, Any]) -> tuple[dict[str, Any], Execution]
 def from_namespace(namespace: Mapping[str, Any]) -> tuple[RunParams, Execution]:
     """Validates the settings that stand as plain variables in a notebook's first cells.
 
-    Every variable there that holds a number, a text, a truth value, a list or None counts as a
-    setting, so that a misspelt one that papermill injected is found. Names with a leading underscore,
-    and IPython's `In` and `Out`, are the notebook's own.
+    Every variable there that has the name of a setting, or holds a number, a text, a truth value, a list
+    or None, counts as a setting, so that a misspelt one that papermill injected is found, and one of a
+    wrong type. Names with a leading underscore, and IPython's `In` and `Out`, are the notebook's own.
 
     Raises:
         InputError: see `run_params`.
     """
     literal = (int, float, str, bool, list, tuple, type(None))
+    known = RunParams.model_fields.keys() | Execution.model_fields.keys()
     return split_settings(
         {
             name: value
             for name, value in namespace.items()
-            if not name.startswith("_") and name not in ("In", "Out") and isinstance(value, literal)
+            if not name.startswith("_") and name not in ("In", "Out")
+            if name in known or isinstance(value, literal)
         }
     )
 
@@ -69,15 +71,15 @@ def from_texts(texts: Sequence[str]) -> dict[str, Any]:
         if not separator:
             raise InputError(f"-p {text!r} is not of the form NAME=VALUE")
         try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"-p {text!r} has a value that is not YAML") from error
+            values[name] = parse_yaml(value)
+        except InputError as error:
+            raise InputError(f"-p {text!r} has a value that is not YAML: {error}") from error
     return values
 
 
 def to_texts(values: Mapping[str, Any]) -> list[str]:
-    """Settings in the form NAME=VALUE, as `from_texts` reads them."""
-    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
+    """Settings in the form NAME=VALUE, as `from_texts` reads them; what JSON lacks, a date, is text."""
+    return [f"{name}={json.dumps(value, default=str)}" for name, value in values.items()]
 
 
 def telling(params: RunParams) -> dict[str, Any]:
@@ -111,11 +113,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, or is no mapping of names to values.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"file {path} is not YAML: {' '.join(str(error).split())}") from error
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"file {path} is not YAML: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"file {path} must hold lines of the form 'name: value'")
     return values

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings
 
 from heterofl_core.cost import Cost
 from heterofl_core.folders import data_folder
@@ -33,6 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Brings the longest files to the front."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")  # machines are busy; how long an example takes says nothing of the code
 
 
 @pytest.fixture

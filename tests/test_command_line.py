@@ -206,6 +206,19 @@ def test_the_pipeline_times_what_is_open_tells_the_status_and_becomes_snakemake(
     assert words[-2:] == ["--until", "the results"]
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--snakemake='--until"], '--snakemake "\'--until" cannot be split into options: No closing'),
+        (["-p", "trace=2024-01-01"], "trace has the level '-', which levels 'd' does not have"),
+    ],
+)
+def test_a_wrong_option_of_the_pipeline_is_refused_before_anything_is_done(
+    refused: Callable[..., str], small_study: Path, options: list[str], sentence: str
+) -> None:
+    assert refused("pipeline", str(small_study), *options).startswith(sentence)
+
+
 @pytest.mark.usefixtures("untimed", "outputs")
 def test_a_dry_run_times_nothing_and_keeps_old_markers(
     small_study: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
@@ -327,7 +340,12 @@ def test_cost_prints_the_31_mixes(
         ([*DIGITS, "-p", "workers=0"], "parameter 'workers' has the value 0, which is not allowed: "),
         ([*DIGITS, "-p", "protocol=paper"], "protocol 'paper' does not exist for dataset 'digits', "),
         ([*DIGITS, "-p", "rounds"], "-p 'rounds' is not of the form NAME=VALUE"),
-        ([*DIGITS, "-p", "rounds=["], "-p 'rounds=[' has a value that is not YAML"),
+        ([*DIGITS, "-p", "rounds=["], "-p 'rounds=[' has a value that is not YAML: "),
+        ([*DIGITS, "-p", "rounds=0x_"], "-p 'rounds=0x_' has a value that is not YAML: "),
+        (
+            [*DIGITS, "-p", "trace=2024-13-01"],
+            "-p 'trace=2024-13-01' has a value that is not YAML: month",
+        ),
         ([*DIGITS, "-p", "trace=nowhere.csv"], "trace nowhere.csv cannot be read: No such file or directory"),
         ([*DIGITS, "-p", "arch=transformer"], "arch 'transformer' is not for dataset 'digits'; allowed "),
         (

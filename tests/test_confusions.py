@@ -9,6 +9,7 @@ from heterofl_core.confusions import write_confusions
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, run_params
+from heterofl_core.provenance import code_hash
 from heterofl_core.records import confusions_path, read_record, record_path, write_run
 from heterofl_core.report import rejudged
 from heterofl_core.runs import execute
@@ -64,6 +65,8 @@ def test_confusions_are_shown_by_how_many_clients_hold_both_labels(outputs: Path
         "run_id": params.run_id,
         "params": params.model_dump(mode="json"),
         "metrics": {"final_global_accuracy": 70.0},
+        "code_hash": code_hash(),
+        "git_dirty": False,
     }
     write_run(record, pd.DataFrame({"round": [1], "global_accuracy": [70.0]}))
     images = [[8, 1, 1], [0, 7, 3], [0, 4, 6]]

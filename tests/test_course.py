@@ -105,7 +105,7 @@ def test_code_of_a_chapter_is_clean(path: Path, tmp_path: Path) -> None:
 @BY_NAME
 def test_students_notebooks_are_what_their_sources_give(path: Path) -> None:
     stored = nbformat.read(course.STUDENTS / f"{path.stem}.ipynb", as_version=4)
-    assert stored == for_students(chapter(path)), "run `make course`"
+    assert stored == course.with_digest(for_students(chapter(path))), "run `make course`"
 
 
 @BY_NAME
@@ -341,6 +341,40 @@ def test_notebooks_of_a_chapter_that_is_gone_are_removed(doubling: Path) -> None
     doubling.rename(doubling.with_name("02-doubling.md"))
     course.write_notebooks()
     assert [path.name for path in course.STUDENTS.iterdir()] == ["02-doubling.ipynb"]
+
+
+def test_what_somebody_wrote_into_a_notebook_is_kept_and_named(
+    doubling: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course.write_notebooks()
+    own = course.STUDENTS / "my-notes.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(), own)
+    answered, marked = (folder / "01-doubling.ipynb" for folder in (course.STUDENTS, course.INSTRUCTORS))
+    for path, edit in (
+        (answered, lambda cell: cell.update(source="def double(x): return 2 * x")),
+        (marked, lambda cell: cell.metadata.update(nbgrader={"grade_id": "double"})),
+    ):
+        notebook = nbformat.read(path, as_version=4)
+        edit(notebook.cells[2])
+        nbformat.write(notebook, path)
+    before = {path: path.read_bytes() for path in (own, answered, marked)}
+    doubling.write_text(CHAPTER.replace("Twice x", "Two times x"), encoding="utf-8")
+    course.write_notebooks()
+    assert {path: path.read_bytes() for path in before} == before
+    ends = "has changes by hand and stays as it is; to have it anew, move it away"
+    assert capsys.readouterr().out.splitlines() == [f"{answered} {ends}", f"{marked} {ends}"]
+
+
+def test_a_notebook_that_was_only_executed_is_renewed(doubling: Path) -> None:
+    course.write_notebooks()
+    path = course.STUDENTS / "01-doubling.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].execution_count = 3
+    notebook.cells[2].metadata["collapsed"] = True
+    nbformat.write(notebook, path)
+    doubling.write_text(CHAPTER.replace("Twice x", "Two times x"), encoding="utf-8")
+    course.write_notebooks()
+    assert "Two times x" in path.read_text(encoding="utf-8")
 
 
 def test_a_page_shows_the_task_and_folds_the_solution_or_has_none(doubling: Path, tmp_path: Path) -> None:

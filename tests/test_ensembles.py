@@ -92,16 +92,15 @@ def test_a_run_without_a_record_or_with_a_global_model_is_refused(outputs: Path)
 
 def test_the_ways_stand_beside_what_was_printed(outputs: Path) -> None:
     params = run_params(dataset="mnist", levels="a", method="standalone", arch="mlp", partition="non-iid-2")
-    write_run(
-        {"run_id": params.run_id, "params": params.model_dump(mode="json")}, pd.DataFrame({"round": [1]})
-    )
+    record = {"run_id": params.run_id, "params": params.model_dump(mode="json")}
+    write_run(record | {"code_hash": "other", "git_dirty": False}, pd.DataFrame({"round": [1]}))
     accuracies = [87.0, 30.0, 40.0, 20.0, 19.0]
     path = ensembles_path(params.run_id)
     path.parent.mkdir()
     pd.DataFrame({"way": WAYS, "accuracy": accuracies}).to_csv(path, index=False)
     (row,) = rejudged.ensembles().to_dict("records")
     assert row == {
-        "run": "MNIST, non-IID-2, levels a (fix), standalone, mlp, 400 rounds",
+        "run": "MNIST, non-IID-2, levels a (fix), standalone, mlp, 400 rounds‡",
         "printed": 30.41,
         **dict(zip(WAYS, accuracies, strict=True)),
     }

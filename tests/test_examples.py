@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from heterofl_core.examples import ImageExamples, TextExamples, augment, normalise
@@ -102,7 +102,6 @@ def slow_augment(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return result
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(0, 999))
 def test_augmenting_crops_and_flips_each_image_on_its_own(
     number: int, channels: int, height: int, width: int, seed: int

@@ -203,6 +203,7 @@ def test_a_roster_is_read_as_it_was_written_and_holds_no_secret(roster: Roster, 
         ("- {level: c, key: nonsense}", "not a public key"),
         ("- {level: z, key: nonsense}", "allowed are a, b, c, d, e"),
         ("{", "cannot be read"),
+        ("- {level: 2024-99-01, key: nonsense}", "month must be in 1..12"),
         (
             f"- level: c\n  key: {OTHER_KIND}",
             "elliptic curve",

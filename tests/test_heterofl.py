@@ -240,7 +240,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(axes, parameters, clients, updates)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(cases())
 def test_slices_agree_with_the_definition_coordinate_by_coordinate(case: Case) -> None:
     for (width_rate, labels), (index, _) in zip(case.clients, case.updates, strict=True):
@@ -254,7 +254,7 @@ def test_slices_agree_with_the_definition_coordinate_by_coordinate(case: Case) -
             assert local[name].flatten().tolist() == [value[at].item() for at in itertools.product(*held)]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(cases())
 def test_aggregates_agree_with_the_definition_coordinate_by_coordinate(case: Case) -> None:
     aggregated = aggregate(case.parameters, case.axes, case.updates)
@@ -262,7 +262,7 @@ def test_aggregates_agree_with_the_definition_coordinate_by_coordinate(case: Cas
     assert flat == literal_aggregate(case)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_order_of_the_clients_does_not_matter_where_sums_are_exact_in_float64(
     case: Case, random: Random

@@ -1,5 +1,6 @@
 """Locks: one process at a time, and free again however their holder ends."""
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,14 @@ def test_a_lock_is_held_as_long_as_its_block(outputs: Path) -> None:
         assert is_locked("one")
         assert not is_locked("two")
     assert not is_locked("one")
+
+
+def test_who_only_asks_is_not_taken_for_a_holder(outputs: Path) -> None:
+    with locked("one"):
+        pass
+    with lock_path("one").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as somebody else who asks
+        assert not is_locked("one")
 
 
 def test_who_does_not_wait_goes_on_without_the_lock(holder: subprocess.Popen[str]) -> None:

@@ -916,6 +916,17 @@ def test_a_notebooks_variables_are_its_settings() -> None:
     assert execution.workers == 2
 
 
+def test_a_setting_of_a_type_that_no_setting_has_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^parameter 'lr' has the value {'x': 1}, which is not allowed"):
+        from_namespace({"dataset": "mnist", "levels": "a-e", "lr": {"x": 1}})
+
+
+def test_names_that_are_merged_may_be_given_anew(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("usual: &usual {dataset: mnist, lr: 0.1}\nrun: {<<: *usual, lr: 0.2}\n")
+    assert read_yaml(path)["run"] == {"dataset": "mnist", "lr": 0.2}
+
+
 def test_a_misspelt_variable_that_papermill_injected_is_found() -> None:
     with pytest.raises(InputError, match=r"^parameter 'levles' \(value 'a-c'\) is unknown; did you mean"):
         from_namespace({"dataset": "mnist", "levels": "a-e", "levles": "a-c"})
@@ -937,6 +948,13 @@ def test_a_file_holds_names_and_values(tmp_path: Path) -> None:
         (None, "file {} cannot be read: No such file or directory"),
         (b"levels: [a", "file {} is not YAML: "),
         (b"levels: \xff", "file {} is not YAML: "),
+        (b"lr: 1\nlevels: e\nlr: 2\n", "file {} is not YAML: 'lr' stands in line 1, and again in "),
+        (
+            b"runs:\n- {levels: a, seed: 0, levels: e}\n",
+            "file {} is not YAML: 'levels' stands in line 2",
+        ),
+        (b"trace: 2024-99-01", "file {} is not YAML: month must be in 1..12"),
+        (b"[" * 5000, "file {} is not YAML: it is nested too deeply"),
         (b"- a\n- b\n", "file {} must hold lines of the form 'name: value'"),
         (b"", "file {} must hold lines of the form 'name: value'"),
         (b"levels", "file {} must hold lines of the form 'name: value'"),

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from heterofl_core.data import load_images
@@ -38,7 +38,6 @@ def test_iid_gives_every_example_to_one_client_in_shares_that_differ_by_one_at_m
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(16, 40), st.integers(16, 20), st.integers(0, 99))
 def test_non_iid_gives_every_example_to_one_client_with_few_labels(
     scale: int, labels_per_client: int, num_train: int, num_test: int, seed: int
@@ -100,7 +99,6 @@ def test_non_iid_k_gives_each_client_k_shards_of_equal_size(labels_per_client: i
 # Dirichlet
 
 
-@settings(deadline=None)
 @given(st.sampled_from([0.2, 1.0, 30.0]), st.integers(1, 6), st.integers(0, 999))
 def test_dirichlet_gives_every_example_to_one_client(alpha: float, num_clients: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

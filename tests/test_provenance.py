@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ NO_RESULT = {
 AROUND = {
     *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
     *("status", "timings", "verify", "figures", "pages", "results", "equivalence"),
-    *("course", "confusions", "ensembles"),
+    *("course", "confusions", "ensembles", "strict_yaml"),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 
@@ -207,12 +208,38 @@ def test_a_dirty_checkout_is_one_with_changes_that_matter(
     assert provenance.provenance()["git_dirty"] is True
 
 
+def test_the_repository_around_a_copy_of_the_study_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    commit = ["git", *author, "commit", "--quiet", "--allow-empty", "--message=theirs"]
+    subprocess.run(commit, cwd=tmp_path, check=True)
+    (tmp_path / "study").mkdir()
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "study")
+    assert git("rev-parse", "HEAD") is None
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert git("log", "--format=%s") == "theirs"
+
+
+def test_the_package_without_its_checkout_says_so(tmp_path: Path) -> None:
+    shutil.copytree(CORE, tmp_path / "heterofl_core")
+    command = [sys.executable, "-c", "import heterofl_core.params"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == (
+        "ImportError: heterofl_core is used from its checkout, where params/ stands beside it, but "
+        f"{tmp_path} has none; install it from there with: pip install --editable ."
+    )
+
+
 def test_there_is_no_commit_outside_a_checkout_or_without_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert git("rev-parse", "HEAD") is None
     assert provenance.provenance()["git_dirty"] is None
-    monkeypatch.setattr(provenance, "ROOT", CORE)
+    monkeypatch.setattr(provenance, "ROOT", CORE.parent)
+    assert git("rev-parse", "HEAD") is not None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git("rev-parse", "HEAD") is None

@@ -353,7 +353,7 @@ kinds_of_clients = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(kinds_of_clients, max_size=30))
 def test_all_clients_are_in_one_group_with_others_whose_steps_are_the_same(
     clients: list[tuple[str, str, int, int]],

@@ -67,9 +67,9 @@ def shows(exhibit: str, params: RunParams) -> bool:
 
 
 def place(exhibit: str) -> tuple[int, int]:
-    """Where an exhibit stands in the report."""
+    """Where an exhibit stands in the report; one of somebody's own, such as "Table A1", behind them."""
     kind, _, number = exhibit.rpartition(" ")
-    return (KINDS.index(kind), int(number)) if kind in KINDS else (len(KINDS), 0)
+    return (KINDS.index(kind), int(number)) if kind in KINDS and number.isdecimal() else (len(KINDS), 0)
 
 
 def coverage(records: Iterable[Record]) -> dict[str, str]:

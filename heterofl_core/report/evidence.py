@@ -27,6 +27,8 @@ HOW = (*HOW_LONG, "protocol", "schedule_factor", "eval_every", "precision", "see
 
 MARKS = {"current": "", "uncommitted": "†", "stale": "‡"}
 """Behind a number whose code was not committed, and behind one that other code has made."""
+CODES = {"current": [], "uncommitted": ["uncommitted code"], "stale": ["other code"]}
+"""The same in words, as figures have them."""
 
 
 def how_long(params: RunParams) -> str:
@@ -105,12 +107,12 @@ class Answer:
 
     @property
     def schedule(self) -> str:
-        """For people: `paper`, or another protocol with its number of rounds; and the precision, if it is
-        another than float32.
+        """For people: `paper`, or another protocol with its number of rounds; the precision, if it is another
+        than float32; and the code, if it is not today's.
         """
         precisions = {record["params"].get("precision", "fp32") for record in self.records} - {"fp32"}
         length = [] if self.full else [f"{self.rounds} rounds"]
-        return ", ".join([self.params.protocol, *length, *sorted(precisions)])
+        return ", ".join([self.params.protocol, *length, *sorted(precisions), *CODES[self.state]])
 
     @property
     def state(self) -> str:
@@ -172,8 +174,8 @@ class Evidence:
 
     @property
     def repeated(self) -> list[Answer]:
-        """Those of several seeds."""
-        return [answer for answer in self.distinct if len(answer.records) > 1]
+        """Those of several seeds, of today's code: other code may have scattered otherwise."""
+        return [one for one in self.distinct if len(one.records) > 1 and one.state != "stale"]
 
     def answers_to(self, params: RunParams) -> list[Answer]:
         """Everything that answers what a run asks: an answer for each schedule, and for each number of rounds

@@ -11,7 +11,7 @@ from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.printing import magnitude, signed
+from heterofl_core.printing import fixed, magnitude, signed
 from heterofl_core.records import all_records
 from heterofl_core.report import series
 from heterofl_core.report.differences import holm
@@ -32,7 +32,6 @@ from heterofl_core.report.titles import dataset_title, variation
 from heterofl_core.settings import command
 from heterofl_core.studies import read_study
 
-DECIMALS = 2
 PERPLEXITIES = {"perplexity": "All", "masked_perplexity": "Masked", "visible_perplexity": "Visible"}
 NETWORKS = {"cnn": "CNN", "preresnet18": "PreResNet18", "mlp": "perceptron"}
 COLUMNS = ("Paper", "Ours", "Schedule", "±", "Seeds", "Difference", "Final")
@@ -103,19 +102,18 @@ def cell(answer: Answer | None, asked: RunParams, metric: str, paper: float | No
     Args:
         paper: what is printed for it.
     """
-    printed = "–" if paper is None else f"{paper:.{DECIMALS}f}"
     if answer is None:
-        return dict.fromkeys(COLUMNS, "") | {"Paper": printed, "Ours": not_run(asked)}
+        return dict.fromkeys(COLUMNS, "") | {"Paper": fixed(paper), "Ours": not_run(asked)}
     found = estimate(answer.values(metric))
     like = answer.full and not defined_otherwise(asked, metric)
     return {
-        "Paper": printed,
-        "Ours": linked(answer, f"{found.mean:.{DECIMALS}f}{MARKS[answer.state]}"),
+        "Paper": fixed(paper),
+        "Ours": linked(answer, fixed(found.mean) + MARKS[answer.state]),
         "Schedule": answer.schedule,
-        "±": "" if math.isnan(found.half_width) else f"{found.half_width:.{DECIMALS}f}",
+        "±": "" if math.isnan(found.half_width) else fixed(found.half_width),
         "Seeds": str(found.count),
         "Difference": signed(found.mean - paper) if paper is not None and like else "",
-        "Final": f"{estimate(answer.values(metric, 'final')).mean:.{DECIMALS}f}",
+        "Final": fixed(estimate(answer.values(metric, "final")).mean),
     }
 
 
@@ -139,8 +137,7 @@ def points(found: pd.DataFrame) -> Styler | HTML:
     wide = (
         ours.assign(Levels=ours["large"] + "–" + ours["small"])
         .pivot_table("value", "Levels", "share")
-        .map(lambda value: f"{value:.{DECIMALS}f}", na_action="ignore")
-        .fillna("–")
+        .map(fixed)
     )
     wide.columns = pd.Index([f"{share} %" for share in wide.columns])
     return unless_empty(aligned(wide.rename_axis("Levels").reset_index(), text=["Levels"]))
@@ -152,20 +149,7 @@ def sub_models(metric: str) -> Styler | HTML:
     that are so when all of the table are asked at once.
     """
     found = series.sub_models(all_evidence(), metric)
-    rows = [
-        {
-            "Data": f"{dataset_title(answer.params.dataset)}, {answer.params.partition}",
-            "Mix": linked(answer, f"{mix_of(answer)}{MARKS[answer.state]}"),
-            "Level": level,
-            "Its slice": f"{sliced:.{DECIMALS}f}",
-            "Alone": "not run" if math.isnan(alone) else f"{alone:.{DECIMALS}f}",
-            "Better by": signed(gain),
-            "±": "" if math.isnan(half_width) else f"{half_width:.{DECIMALS}f}",
-            "Seeds": str(seeds),
-            "Schedule": answer.schedule,
-        }
-        for answer, level, sliced, alone, gain, half_width, _, seeds in found.itertuples(index=False)
-    ]
+    rows = [slice_row(row) for _, row in found.iterrows()]
     table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
     worse, better = (sign * found["gain"] > found["half_width"] for sign in (-1, 1))
     told = found["chance"] <= holm(list(found["chance"].dropna()))
@@ -177,6 +161,22 @@ def sub_models(metric: str) -> Styler | HTML:
         f"{(better & told).sum()}."
     )
     return unless_empty(searchable(table))
+
+
+def slice_row(found: pd.Series) -> dict[str, str]:
+    """A row of `sub_models` from one of `series.sub_models`."""
+    mix, alone = found["answer"], found["level_alone"]
+    return {
+        "Data": f"{dataset_title(mix.params.dataset)}, {mix.params.partition}",
+        "Mix": linked(mix, mix_of(mix) + MARKS[mix.state]),
+        "Level": found["level"],
+        "Its slice": fixed(found["sliced"]),
+        "Alone": linked(alone, fixed(found["alone"]) + MARKS[alone.state]) if alone else "not run",
+        "Better by": signed(found["gain"]),
+        "±": "" if math.isnan(found["half_width"]) else fixed(found["half_width"]),
+        "Seeds": str(found["seeds"]),
+        "Schedule": mix.schedule,
+    }
 
 
 def mix_of(answer: Answer) -> str:
@@ -234,12 +234,11 @@ def perplexities() -> Styler:
 
 def perplexity_row(answer: Answer) -> dict[str, str]:
     """A row of `perplexities`."""
-    paper = paper_value(answer.params, "perplexity")
-    best = f"{estimate(answer.values('perplexity')).mean:.{DECIMALS}f}{MARKS[answer.state]}"
+    best = fixed(estimate(answer.values("perplexity")).mean) + MARKS[answer.state]
     return {
         "Levels": f"{answer.params.levels}, {answer.params.assignment}",
         "Changed": variation(answer.params.model_dump(mode="json")),
-        "Paper": "–" if paper is None else f"{paper:.{DECIMALS}f}",
+        "Paper": fixed(paper_value(answer.params, "perplexity")),
         "Best": linked(answer, best),
         **{title: with_interval(answer.values(name, "final")) for name, title in PERPLEXITIES.items()},
         "Seeds": str(len(answer.records)),
@@ -250,5 +249,5 @@ def perplexity_row(answer: Answer) -> dict[str, str]:
 def with_interval(values: Sequence[float]) -> str:
     """A mean, and half of its 95 % interval where there is one."""
     found = estimate(values)
-    interval = "" if math.isnan(found.half_width) else f" ± {found.half_width:.{DECIMALS}f}"
-    return f"{found.mean:.{DECIMALS}f}{interval}"
+    interval = "" if math.isnan(found.half_width) else f" ± {fixed(found.half_width)}"
+    return fixed(found.mean) + interval

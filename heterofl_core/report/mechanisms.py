@@ -30,7 +30,7 @@ def heads(level: str = "c") -> Figure:
 
 
 def dealt(kind: str) -> Partition:
-    """Images of ten labels, as many as MNIST has, dealt to 100 clients by seed 0.
+    """As many images as MNIST has, equally many of each of ten labels, dealt to 100 clients by seed 0.
 
     Args:
         kind: see `make_partition`.

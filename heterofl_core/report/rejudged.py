@@ -5,7 +5,8 @@ import math
 import pandas as pd
 
 from heterofl_core.params import RunParams
-from heterofl_core.records import all_records, confusions_path, ensembles_path
+from heterofl_core.records import Record, all_records, confusions_path, ensembles_path
+from heterofl_core.report.evidence import MARKS, state
 from heterofl_core.report.paper import paper_value
 from heterofl_core.report.titles import title_of
 
@@ -30,7 +31,7 @@ def confused_pairs() -> pd.DataFrame:
             shares = others.groupby(common)["share"].mean()
             rows.append(
                 {
-                    "run": title_of(record["params"]),
+                    "run": marked_title(record),
                     "Global": record["metrics"]["final_global_accuracy"],
                     "pairs of nobody": int((others["clients"] == 0).sum() // 2),
                     **{title: shares.get(number, math.nan) for number, title in enumerate(COMMON)},
@@ -49,5 +50,10 @@ def ensembles() -> pd.DataFrame:
             params = RunParams.model_validate(record["params"])
             found = pd.read_csv(path).set_index("way")["accuracy"]
             printed = paper_value(params, "global_accuracy")
-            rows.append({"run": title_of(record["params"]), "printed": printed, **found.to_dict()})
-    return pd.DataFrame(rows)
+            rows.append({"run": marked_title(record), "printed": printed, **found.to_dict()})
+    return pd.DataFrame(rows).astype({"printed": float} if rows else {})
+
+
+def marked_title(record: Record) -> str:
+    """A run's title, and a mark where other code than today's has made it."""
+    return title_of(record["params"]) + MARKS[state(record)]

@@ -19,7 +19,10 @@ from heterofl_core.report.tables import printed, run_link, searchable, unless_em
 from heterofl_core.report.titles import title_of, variation
 from heterofl_core.status import STATES
 
-SETTINGS = ["run_id", "dataset", "partition", "levels", "assignment", "protocol", "rounds", "seed"]
+SETTINGS = [
+    *("run_id", "dataset", "partition", "levels", "assignment"),
+    *("protocol", "rounds", "precision", "seed"),
+]
 """What tells the runs of the report apart, beside what they change of the method."""
 
 COLUMNS = {
@@ -104,6 +107,8 @@ def table_of_runs(runs: pd.DataFrame) -> Styler:
     table["metric"] = table["metric"].map({name: metric.title for name, metric in METRICS.items()})
     table["dataset"] += ", " + table["partition"]
     table["schedule"] = table["protocol"] + ", " + table["rounds"].astype(str) + " rounds"
+    rounded = table["precision"] != "fp32"
+    table.loc[rounded, "schedule"] += ", " + table.loc[rounded, "precision"]
     described = table["levels"] + ", " + table["assignment"]
     table["levels"] = [
         run_link(run_id, levels) for run_id, levels in zip(table["run_id"], described, strict=True)

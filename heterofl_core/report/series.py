@@ -97,11 +97,12 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
 
     Returns:
         A row for each setting and schedule of a mix and each of its smaller levels: `answer` (the runs of the
-        mix), `level`, `sliced` (its slice of the final global model, the mean over `seeds`), `alone` (the
-        final model where all clients have that level), `gain` (how much the slice is better, negative where
-        it is worse; see `records.Metric.gain`), `half_width` (of the gain's 95 % interval, from the noise of
-        such pairs), `chance` (its p-value) and `seeds` (how many). Where the level alone was not run with any
-        of the seeds, what depends on it is NaN. Runs without a norm are left out: see the page.
+        mix), `level_alone` (those in which all clients have the level; None if it was not run with any of the
+        mix's seeds, and what depends on it is NaN), `level`, `sliced` (its slice of the mix's final global
+        model, the mean over `seeds`), `alone` (the level's own final model), `gain` (how much the slice is
+        better, negative where it is worse; see `records.Metric.gain`), `half_width` (of the gain's 95 %
+        interval, from the noise of such pairs), `chance` (its p-value) and `seeds` (how many). Runs without a
+        norm are left out: see the page.
     """
     rows = []
     for answer in evidence.distinct:
@@ -118,10 +119,10 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
                 pool += repeated_slices(evidence, alone_run, metric)
                 both = slice_kind(answer.params), kind(alone_run)
                 noise = pair_noise(pool, both, answer.params)
-                rows.append(
-                    {"answer": answer, "level": level} | slice_beside_alone(sliced, alone, metric, noise)
-                )
-    return pd.DataFrame(rows, columns=["answer", "level", *BESIDE])
+                level_alone = alone_answer if sliced.keys() & alone.keys() else None
+                told = {"answer": answer, "level_alone": level_alone, "level": level}
+                rows.append(told | slice_beside_alone(sliced, alone, metric, noise))
+    return pd.DataFrame(rows, columns=["answer", "level_alone", "level", *BESIDE])
 
 
 def slice_beside_alone(

@@ -60,7 +60,9 @@ def title_of(params: Mapping[str, Any]) -> str:
     """A title for the page of one run."""
     seed = f", seed {params['seed']}" if params["seed"] else ""
     varied = f", {variation(params)}" if variation(params) else ""
+    precision = params.get("precision", "fp32")
+    length = f"{params['rounds']} rounds" + ("" if precision == "fp32" else f", {precision}")
     return (
         f"{dataset_title(params['dataset'])}, {params['partition'].replace('iid', 'IID')}, "
-        f"levels {params['levels']} ({params['assignment']}){varied}, {params['rounds']} rounds{seed}"
+        f"levels {params['levels']} ({params['assignment']}){varied}, {length}{seed}"
     )

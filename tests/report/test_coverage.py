@@ -67,6 +67,11 @@ def test_a_record_that_answers_another_question_does_not_count(other: dict[str, 
     assert covered(MIX, record(run_params(**MIX, **other))) == "missing"
 
 
+def test_exhibits_stand_in_the_order_of_the_report_and_somebodys_own_behind_them() -> None:
+    names = ["Table A1", "Figure 2", "Table 10", "Table 9", "Sub-models", "Figure 2b"]
+    assert sorted(names, key=coverage.place)[:3] == ["Table 9", "Table 10", "Figure 2"]
+
+
 def test_todays_code_counts_more_than_the_schedule() -> None:
     old = record(run_params(**MIX), code_hash=OTHER_CODE)
     short = record(run_params(**MIX, protocol="short"))

@@ -73,6 +73,8 @@ def test_seeds_of_one_schedule_are_one_answer() -> None:
     assert answer.values("global_accuracy") == [90.0, 91.0, 92.0]
     assert answer.values("global_accuracy", "final") == [89.0, 90.0, 91.0]
     assert (answer.schedule, answer.rounds, answer.state) == ("paper", 200, "current")
+    assert answer_to(a_record(stale=True)).schedule == "paper, other code"
+    assert answer_to(a_record(dirty=True)).schedule == "paper, uncommitted code"
 
 
 def test_many_rounds_win_over_few_even_of_more_seeds() -> None:

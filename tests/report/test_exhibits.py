@@ -303,7 +303,7 @@ NOISE = PairNoise(0.1, 4)
 
 def numbers(found: pd.DataFrame) -> list[dict[str, Any]]:
     """What `series.sub_models` says, without the runs."""
-    rows = found.drop(columns="answer").to_dict("records")
+    rows = found.drop(columns=["answer", "level_alone"]).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
@@ -347,6 +347,24 @@ def test_without_the_level_alone_of_one_of_the_seeds_a_slice_stands_alone() -> N
     row = series.slice_beside_alone({0: 90.0, 1: 92.0}, {2: 95.0}, "global_accuracy", NOISE)
     assert (row["sliced"], row["seeds"]) == (91.0, 2)
     assert all(math.isnan(row[name]) for name in ("alone", "gain", "half_width", "chance"))
+
+
+def test_the_level_alone_of_other_code_is_marked_beside_its_slice(recorded: Write) -> None:
+    alone = a_record(95.0, levels="e", stale=True)
+    for record in (a_mix(97.0), alone):
+        recorded(record)
+    (line,) = data(exhibits.sub_models("global_accuracy")).to_dict("records")
+    assert line["Alone"] == f'<a href="../runs/{alone["run_id"]}.html">94.00‡</a>'
+    assert line["Mix"].endswith(">d-e, dynamic</a>")
+
+
+def test_a_metric_of_a_run_that_diverged_is_a_dash(recorded: Write) -> None:
+    diverged = a_record(math.nan)
+    recorded(diverged)
+    rows = data(exhibits.results("mnist", "iid", "global_accuracy"))
+    (row,) = rows[rows["Model"] == "a-e"].to_dict("records")
+    assert (row["Final"], row["Difference"]) == ("–", "–")
+    assert row["Ours"] == f'<a href="../runs/{diverged["run_id"]}.html">–</a>'
 
 
 def test_schedules_and_switches_have_rows_of_their_own() -> None:
@@ -397,7 +415,7 @@ def test_the_table_of_slices_counts_those_that_are_worse_or_better_by_more_than_
     )
     lines = data(table).drop(columns=["Data", "Level"])
     assert f'<a href="../runs/{mixes[0]["run_id"]}.html">a-e, dynamic</a>' in set(lines["Mix"])
-    lines["Mix"] = lines["Mix"].str.replace("<.*?>", "", regex=True)
+    lines = lines.replace("<.*?>", "", regex=True)
     width = "0.07"  # 3.182 · 0.0231: eight values are off by 0.01, with 1.5 degrees of freedom for each kind
     assert sorted(lines.itertuples(index=False, name=None)) == [
         ("a-d, dynamic", "89.01", "not run", "–", "", "2", "paper"),

@@ -37,6 +37,11 @@ LONG = runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]})
 """Runs that are off by a half each."""
 
 
+def test_runs_of_other_code_lend_no_noise() -> None:
+    assert math.isnan(noise_of(runs({"a-e": [97.0, 99.0], "e": [90.0, 94.0]}, stale=True)).deviation)
+    assert noise_of([*LONG, *runs({"b": [60.0, 99.0]}, stale=True)]) == noise_of(LONG)
+
+
 def test_noise_is_what_setting_and_seed_do_not_explain() -> None:
     """The settings differ by 7 with seed 0, by 5 with seed 1: four runs are off by a half each. Their
     variance is 1, and that of a difference of two of them is 2.

@@ -340,6 +340,12 @@ def test_the_table_of_runs_has_two_decimals_and_a_sign_on_differences() -> None:
 
 
 @pytest.mark.usefixtures("outputs")
+def test_the_table_of_runs_says_which_were_rounded_to_bfloat16() -> None:
+    exact, rounded = a_run(protocol="short"), a_run(protocol="short", precision="bf16")
+    html = run_tables.table_of_runs(pd.DataFrame([exact, rounded])).to_html()
+    assert html.count("short, 20 rounds<") == html.count("short, 20 rounds, bf16<") == 1
+
+
 def test_a_perplexity_has_its_line_in_the_table_of_runs() -> None:
     html = run_tables.table_of_runs(pd.DataFrame([a_run(dataset="wikitext2"), a_run()])).to_html()
     paper = printed("table7_wikitext2.csv", "a-e", "iid_global_perplexity")

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from heterofl_core.printing import magnitude, signed
+from heterofl_core.printing import fixed, magnitude, signed
 from heterofl_core.report import tables
 
 ROW = pd.DataFrame({"Mix": ["a-e"], "Accuracy": ["94.05"]})
@@ -22,6 +22,10 @@ def test_counts_read_as_the_paper_prints_them(value: float, text: str) -> None:
 def test_a_difference_has_a_sign_and_a_true_minus() -> None:
     values = (1.256, -0.5, 0, -0.001, math.nan)
     assert [signed(value) for value in values] == ["+1.26", "−0.50", "+0.00", "+0.00", "–"]
+
+
+def test_a_result_has_two_decimals_or_is_a_dash() -> None:
+    assert [fixed(value) for value in (94.046, 3, math.nan, None)] == ["94.05", "3.00", "–", "–"]
 
 
 def test_numbers_stand_at_the_right_and_words_at_the_left() -> None:

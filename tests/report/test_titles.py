@@ -12,6 +12,8 @@ def test_a_page_is_titled_by_its_run() -> None:
     params = run_params(dataset="mnist", levels="a-e", partition="non-iid-2", protocol="short", seed=3)
     title = "MNIST, non-IID-2, levels a-e (dynamic), 40 rounds, seed 3"
     assert title_of(params.model_dump(mode="json")) == title
+    params = run_params(dataset="mnist", levels="e", precision="bf16", seed=1)
+    assert title_of(params.model_dump(mode="json")) == "MNIST, IID, levels e (fix), 200 rounds, bf16, seed 1"
     params = run_params(dataset="wikitext2", levels="b")
     assert title_of(params.model_dump(mode="json")) == "WikiText2, IID, levels b (fix), 100 rounds"
 

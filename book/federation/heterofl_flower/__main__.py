@@ -93,7 +93,7 @@ def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill
             disturbed = aside.submit(disturb, here, run, kill, kill_in, report)
             try:
                 report.follow(run, rounds * deadline + OVERHEAD_SECONDS)
-            except InputError:
+            except BaseException:  # Ctrl-C as well
                 run.kill()  # or `disturb` would wait for its rounds for ever
                 raise
             disturbed.result()

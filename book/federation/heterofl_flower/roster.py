@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from heterofl_core.errors import InputError
 from heterofl_core.files import write_text
 from heterofl_core.levels import LEVELS
+from heterofl_core.strict_yaml import parse_yaml
 
 
 class Node(Protocol):
@@ -70,11 +71,11 @@ class Roster:
             InputError: there is no such file, or it is not a list of levels and keys.
         """
         try:
-            entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+            entries = parse_yaml(path.read_text(encoding="utf-8"))
             members = [
                 Member(number, str(entry["level"]), str(entry["key"])) for number, entry in enumerate(entries)
             ]
-        except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:  # not YAML, not UTF-8, or something else
             raise InputError(
                 f"roster {path} cannot be read ({error}); it is a list with a level and a key each"
             ) from error
