@@ -398,6 +398,9 @@ def sentence(failure: ValidationError) -> str:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
         return f"parameter {name!r} (value {error['input']!r}) is unknown; {hint}"
-    if error["type"] == "missing":
+    if error["type"] == "missing" and len(error["loc"]) == 1:
         return f"parameter {name!r} is missing; it must be given"
-    return f"parameter {name!r} has the value {error['input']!r}, which is not allowed: {error['msg']}"
+    wrong = error["msg"]
+    if error["type"] == "missing":  # of a list
+        name, wrong = str(error["loc"][0]), "it has too few elements"
+    return f"parameter {name!r} has the value {error['input']!r}, which is not allowed: {wrong}"

@@ -711,6 +711,10 @@ HETEROFLS = "{} is part of HeteroFL, and not of method {!r}; allowed is {!r}, or
         ({"xyzzy": 5}, "parameter 'xyzzy' (value 5) is unknown; allowed are dataset, levels, method, "),
         ({"dataset": None}, "parameter 'dataset' is missing; it must be given"),
         ({"levels": None}, "parameter 'levels' is missing; it must be given"),
+        (
+            {"dataset": "cifar10", "blocks": [1, 1]},
+            "parameter 'blocks' has the value [1, 1], which is not allowed: it has too few elements",
+        ),
         ({"dataset": "mnits"}, UNKNOWN_DATASET),
         ({"levels": "a-f"}, f"levels 'a-f' is not a mix of {MIX}"),
         ({"levels": ""}, f"levels '' is not a mix of {MIX}"),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
 
 from heterofl_core.params import RunParams, run_params
@@ -16,6 +16,7 @@ from heterofl_core.records import all_records
 from heterofl_core.report import series
 from heterofl_core.report.differences import holm
 from heterofl_core.report.evidence import MARKS, Answer, Evidence, estimate
+from heterofl_core.report.order import order
 from heterofl_core.report.paper import (
     BASELINES,
     EXCERPT,
@@ -55,6 +56,11 @@ def results(dataset: str, partition: str, metric: str, excerpt: bool = False) ->
     described["Space (MB)"] = described["Space (MB)"].map("{:.2f}".format)
     asked = [run_of_row(dataset, partition, row) for row in rows]
     return beside(described, ["Model"], asked, list(map(all_evidence().answer, asked)), metric)
+
+
+def in_order(dataset: str, partition: str, metric: str) -> Markdown:
+    """How far the rows of `results` come out in the order of the paper's."""
+    return Markdown(order(all_evidence(), dataset, partition, metric))
 
 
 def ablations(dataset: str, metric: str) -> Styler:
