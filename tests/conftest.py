@@ -26,6 +26,7 @@ LONGEST = (
     "test_notebooks",
     "test_runs",
     "test_engines",
+    "test_vectorised",
 )
 """Files that are begun first, so that no process waits for one of them at the end."""
 
