@@ -398,9 +398,9 @@ def sentence(failure: ValidationError) -> str:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
         return f"parameter {name!r} (value {error['input']!r}) is unknown; {hint}"
-    if error["type"] == "missing" and len(error["loc"]) == 1:
-        return f"parameter {name!r} is missing; it must be given"
-    wrong = error["msg"]
-    if error["type"] == "missing":  # of a list
-        name, wrong = str(error["loc"][0]), "it has too few elements"
-    return f"parameter {name!r} has the value {error['input']!r}, which is not allowed: {wrong}"
+    refused = f"has the value {error['input']!r}, which is not allowed"
+    if error["type"] != "missing":
+        return f"parameter {name!r} {refused}: {error['msg']}"
+    if error["loc"][1:]:  # a place in a list
+        return f"parameter {error['loc'][0]!r} {refused}: it has too few elements"
+    return f"parameter {name!r} is missing; it must be given"

@@ -50,8 +50,9 @@ def ensembles() -> pd.DataFrame:
             params = RunParams.model_validate(record["params"])
             found = pd.read_csv(path).set_index("way")["accuracy"]
             printed = paper_value(params, "global_accuracy")
+            printed = math.nan if printed is None else printed
             rows.append({"run": marked_title(record), "printed": printed, **found.to_dict()})
-    return pd.DataFrame(rows).astype({"printed": float} if rows else {})
+    return pd.DataFrame(rows)
 
 
 def marked_title(record: Record) -> str:

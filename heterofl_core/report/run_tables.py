@@ -12,11 +12,12 @@ from pandas.io.formats.style import Styler
 
 from heterofl_core.levels import Mix
 from heterofl_core.params import RunParams
+from heterofl_core.printing import fixed
 from heterofl_core.records import METRICS, all_records, engine_of_record, read_rounds, results_table
 from heterofl_core.report.evidence import Evidence, state
 from heterofl_core.report.paper import CELLS, defined_otherwise, paper_value
 from heterofl_core.report.tables import printed, run_link, searchable, unless_empty
-from heterofl_core.report.titles import title_of, variation
+from heterofl_core.report.titles import length, title_of, variation
 from heterofl_core.status import STATES
 
 SETTINGS = [
@@ -106,9 +107,7 @@ def table_of_runs(runs: pd.DataFrame) -> Styler:
     table = beside_paper(runs)
     table["metric"] = table["metric"].map({name: metric.title for name, metric in METRICS.items()})
     table["dataset"] += ", " + table["partition"]
-    table["schedule"] = table["protocol"] + ", " + table["rounds"].astype(str) + " rounds"
-    rounded = table["precision"] != "fp32"
-    table.loc[rounded, "schedule"] += ", " + table.loc[rounded, "precision"]
+    table["schedule"] = [f"{run['protocol']}, {length(run)}" for run in each_run(table)]
     described = table["levels"] + ", " + table["assignment"]
     table["levels"] = [
         run_link(run_id, levels) for run_id, levels in zip(table["run_id"], described, strict=True)
@@ -156,9 +155,9 @@ def metrics_of(record: Mapping[str, Any]) -> pd.DataFrame:
     found = record["metrics"]
     rows = {
         metric.title: {
-            "best": f"{found[f'best_{name}']:.2f}",
+            "best": fixed(found[f"best_{name}"]),
             "in round": found[f"best_{name}_round"],
-            "final": f"{found[f'final_{name}']:.2f}",
+            "final": fixed(found[f"final_{name}"]),
         }
         for name, metric in METRICS.items()
         if f"best_{name}" in found
@@ -173,7 +172,7 @@ def sub_models_of(record: Mapping[str, Any]) -> pd.DataFrame:
         name: record["metrics"][f"final_{name}"] for name in METRICS if f"final_{name}" in record["metrics"]
     }
     rows = {
-        level: {METRICS[name].title: f"{value:.2f}" for name, value in found.items()}
+        level: {METRICS[name].title: fixed(value) for name, value in found.items()}
         for level, found in ({largest: whole} | record["sub_models"]).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("level")

@@ -56,13 +56,17 @@ def variation(params: Mapping[str, Any]) -> str:
     return ", ".join([*(named[name] for name in ("method", "arch") if name in named), *changes])
 
 
+def length(params: Mapping[str, Any]) -> str:
+    """How many rounds a run had, and in which precision if that is another than float32."""
+    precision = params.get("precision", "fp32")
+    return f"{params['rounds']} rounds" + ("" if precision == "fp32" else f", {precision}")
+
+
 def title_of(params: Mapping[str, Any]) -> str:
     """A title for the page of one run."""
     seed = f", seed {params['seed']}" if params["seed"] else ""
     varied = f", {variation(params)}" if variation(params) else ""
-    precision = params.get("precision", "fp32")
-    length = f"{params['rounds']} rounds" + ("" if precision == "fp32" else f", {precision}")
     return (
         f"{dataset_title(params['dataset'])}, {params['partition'].replace('iid', 'IID')}, "
-        f"levels {params['levels']} ({params['assignment']}){varied}, {length}{seed}"
+        f"levels {params['levels']} ({params['assignment']}){varied}, {length(params)}{seed}"
     )
