@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.report.differences import Difference, difference
 from heterofl_core.report.evidence import Evidence
+from heterofl_core.strict_yaml import parse_yaml
 from heterofl_core.studies import combinations
 
 ENOUGH = 1 / 4
@@ -90,7 +89,7 @@ class Claim:
 
 def read_claims() -> list[Claim]:
     """All claims of `params/claims.yaml`."""
-    entries = yaml.safe_load((PARAMS / "claims.yaml").read_text(encoding="utf-8"))
+    entries = parse_yaml((PARAMS / "claims.yaml").read_text(encoding="utf-8"))
     return [
         Claim(
             number,
@@ -105,7 +104,7 @@ def read_claims() -> list[Claim]:
 
 def read_question(name: str) -> list[Comparison]:
     """The comparisons of a question of `params/questions.yaml`."""
-    questions = yaml.safe_load((PARAMS / "questions.yaml").read_text(encoding="utf-8"))
+    questions = parse_yaml((PARAMS / "questions.yaml").read_text(encoding="utf-8"))
     return list(of_grids(questions[name]))
 
 

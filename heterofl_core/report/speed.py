@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import pandas as pd
-import yaml
 from pandas.io.formats.style import Styler
 
 from heterofl_core.folders import PARAMS, outputs_folder
 from heterofl_core.provenance import code_hash
 from heterofl_core.report.tables import printed
+from heterofl_core.strict_yaml import parse_yaml
 
 Arguments = ParamSpec("Arguments")
 
@@ -73,7 +73,7 @@ def targets() -> Styler:
     """The targets of `params/speed.yaml`, and the ratio that the fastest of our ways reached."""
     table = measured("rounds")
     rows = []
-    for target in yaml.safe_load((PARAMS / "speed.yaml").read_text(encoding="utf-8")):
+    for target in parse_yaml((PARAMS / "speed.yaml").read_text(encoding="utf-8")):
         case = table[(table["dataset"] == target["dataset"]) & (table["levels"] == target["levels"])]
         ours = case[case["execution"].str.endswith(target["precision"])]
         for phase in ("round", "training"):

@@ -340,6 +340,12 @@ def test_the_table_of_runs_has_two_decimals_and_a_sign_on_differences() -> None:
 
 
 @pytest.mark.usefixtures("outputs")
+def test_a_metric_of_a_run_that_diverged_is_a_dash_on_its_page() -> None:
+    found = {"best_perplexity": math.nan, "best_perplexity_round": 1, "final_perplexity": math.nan}
+    (row,) = run_tables.metrics_of({"metrics": found}).to_dict("records")
+    assert row == {"best": "–", "in round": 1, "final": "–"}
+
+
 def test_the_table_of_runs_says_which_were_rounded_to_bfloat16() -> None:
     exact, rounded = a_run(protocol="short"), a_run(protocol="short", precision="bf16")
     html = run_tables.table_of_runs(pd.DataFrame([exact, rounded])).to_html()
