@@ -1,7 +1,7 @@
 """Local steps as programs: built once on a machine, kept in the cache, loaded in milliseconds.
 
-On a CPU, Inductor turns a step into C++ and a shared library (AOTInductor). On a GPU the step is captured
-as a CUDA graph, which starts all its kernels at once.
+Inductor turns a step into C++ and a shared library (AOTInductor). On a GPU a program is a CUDA graph instead;
+see `captured.py`.
 """
 
 import functools
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from heterofl_core.captured import CapturedStep
 from heterofl_core.errors import InputError
 from heterofl_core.files import atomic, sweep
 from heterofl_core.folders import cache_folder
@@ -53,7 +54,7 @@ def program(key: str) -> Step:
     """
     kind = StepKind.from_json(json.loads(key))
     if kind.device == "cuda":
-        return captured(LocalStep(kind))
+        return CapturedStep(kind)
     path = program_path(kind)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,29 +113,6 @@ def build(kind: StepKind, path: Path) -> None:
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(new), inductor_configs={"cpp.threads": 1}
         )
-
-
-def captured(step: LocalStep) -> Step:
-    """The step as a CUDA graph, which works on tensors at fixed places: they are filled, and read."""
-    from torch.utils._pytree import tree_flatten, tree_map
-
-    places = tree_map(torch.clone, step.placeholders())
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # libraries choose their kernels before the capture
-        for _ in range(3):
-            step(*places)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = step(*places)
-
-    def replay(*tensors: Any) -> Any:
-        torch._foreach_copy_(tree_flatten(places)[0], tree_flatten(tensors)[0])
-        graph.replay()
-        return tree_map(torch.clone, results)
-
-    return replay
 
 
 if __name__ == "__main__":

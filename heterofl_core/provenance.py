@@ -15,6 +15,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.folders import ROOT
 
 RESULT_MODULES = (
+    "captured",
     "classification",
     "clients",
     "cnn",

@@ -27,8 +27,10 @@ ON_GPU = (1, 2, 4, 6, 8, 10)
 ON_CPU = 5
 """Clients of a group on a CPU, for convolutions too narrow to fill its vectors; all others go alone."""
 NARROW = 1 / 16
-VOCABULARY = 1024
-"""A client's words are filled up to a multiple of this, so that few programs serve all clients."""
+VOCABULARY = {"cpu": 1024, "cuda": 5120}
+"""A client's words are filled up to a multiple of this, so that few programs serve all clients. A GPU hardly
+notices how wide a layer is: there, one program serves nearly all.
+"""
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,15 @@ def whole_batches(step: Step, size: int, clients: list[Training], epochs: list[I
 
     counts = [num_batches(client.task) for client in clients]
     state, held = of_all([client.state for client in clients]), of_all([client.held for client in clients])
+    flags = [[number < counts[place] for place in places] for number in range(max(counts))]
+    alone = (-1,) if size == 1 else (-1, size)  # a client alone has no dimension of its own
+    active = torch.tensor(flags, dtype=torch.bool, device=held.device).reshape(alone)
     losses: list[Tensor] = []
     batches: dict[int, Batch] = {}
     for number in range(max(counts)):
         batches |= {place: next(epochs[place]) for place, count in enumerate(counts) if number < count}
         now = of_all([batches[place] for place in range(len(clients))])
-        flags = [client.active(number < count) for client, count in zip(clients, counts, strict=True)]
-        *state, loss = step(*state, *now, held, of_all(flags), clients[0].lr)
+        *state, loss = step(*state, *now, held, active[number], clients[0].lr)
         losses.append(loss.reshape(size))
     for place, (client, count) in enumerate(zip(clients, counts, strict=True)):
         client.state = apart(tuple(state), place) if size > 1 else tuple(state)
@@ -176,7 +180,7 @@ def with_filled_vocabulary(task: ClientTask) -> ClientTask:
     the model left out before, with `neg_inf` it is in no softmax. [MASK] stays the last row of the embedding.
     """
     words = task.model.options.get("num_tokens", 0)
-    more = -words % VOCABULARY
+    more = -words % VOCABULARY[task.model.device]
     if not 0 < more <= task.left_out:
         return task
     assert isinstance(task.examples, TextExamples)  # images leave no label out
