@@ -20,7 +20,7 @@ from test_local_step import (
     parameters_of,
     still,
 )
-from test_vectorised import task_of, vector
+from test_vectorised import scale_of, task_of, vector
 from torch import Tensor
 from torch.utils import _pytree
 
@@ -119,7 +119,7 @@ def test_a_group_on_a_gpu_moves_as_the_plain_loop_there(arch: str) -> None:
     """In float64, with a last batch that is smaller; three clients in a group of four. Draws of dropout are
     the same, since each client has its own generator.
     """
-    tasks = [task_of(arch, "a", 11, client, local_epochs=2) for client in range(3)]
+    tasks = [task_of(arch, "e", 11, client, scale=scale_of(arch, "e")) for client in range(3)]
     tasks = [replace(task, model=replace(task.model, device="cuda")) for task in tasks]
     for task, update in zip(tasks, group_update(Group(tuple(tasks), 4)), strict=True):
         plain = client_update(task)
