@@ -16,14 +16,19 @@ from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from heterofl_core import course
-from heterofl_core.course import (
+from heterofl_core import chapter_runs, course
+from heterofl_core import chapters as sources
+from heterofl_core.chapters import (
     chapters,
+    code_cells,
     exercises,
     for_instructors,
     for_students,
     has_tag,
+    mnist_settings,
+    prerequisites,
     read_chapter,
+    repository,
     unanswered,
     with_answer,
 )
@@ -125,10 +130,10 @@ def test_the_executed_chapter_is_of_todays_source_and_kept_its_time(path: Path) 
     stated = RUNS_IN.search(text_of(chapter(path)))
     assert stated is not None
     assert kept.metadata.course.seconds <= 60 * int(stated[1]) <= 300
-    assert (stated[2] is not None) == (course.mnist_settings(path) is not None)
+    assert (stated[2] is not None) == (mnist_settings(path) is not None)
     if stated[2]:
         mnist = kept.metadata.course.get("mnist", {})
-        assert mnist.get("settings") == course.mnist_settings(path), "run `make course P=--mnist`"
+        assert mnist.get("settings") == mnist_settings(path), "run `make course P=--mnist`"
         assert mnist.seconds <= 60 * int(stated[2]) <= 300
 
 
@@ -243,8 +248,8 @@ TASK = (
 @pytest.fixture
 def doubling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: Path) -> Path:
     """The source of a chapter, the only one."""
-    for name in ("CHAPTERS", "STUDENTS", "INSTRUCTORS"):
-        monkeypatch.setattr(course, name, tmp_path / name.lower())
+    for module, name in ((sources, "CHAPTERS"), (course, "STUDENTS"), (course, "INSTRUCTORS")):
+        monkeypatch.setattr(module, name, tmp_path / name.lower())
     path = tmp_path / "chapters" / "01-doubling.md"
     path.parent.mkdir()
     path.write_text(CHAPTER, encoding="utf-8")
@@ -260,7 +265,7 @@ def test_the_two_versions_of_a_chapter(doubling: Path) -> None:
     assert "mistakes" not in student.cells[2].metadata
     for version in (student, instructor):
         assert "[2. Halving](02-halving.ipynb)" in version.cells[0].source
-        assert f"git clone --quiet --depth 1 {course.repository()}" in version.cells[1].source
+        assert f"git clone --quiet --depth 1 {repository()}" in version.cells[1].source
         nbformat.validate(version)
 
 
@@ -292,10 +297,10 @@ def test_a_chapter_is_executed_once_until_it_changes(
 
 def test_code_that_moved_to_another_cell_is_other_code(doubling: Path) -> None:
     ran = read_chapter(doubling)
-    assert course.has_code_of(ran, doubling)
-    merged = new_code_cell("\n\n".join(cell.source for cell in course.code_cells(ran)))
+    assert chapter_runs.has_code_of(ran, doubling)
+    merged = new_code_cell("\n\n".join(cell.source for cell in code_cells(ran)))
     ran.cells = [*(cell for cell in ran.cells if cell.cell_type != "code"), merged]
-    assert not course.has_code_of(ran, doubling)
+    assert not chapter_runs.has_code_of(ran, doubling)
 
 
 def test_a_chapter_is_timed_with_mnist_once_and_keeps_what_it_showed_without(
@@ -333,7 +338,7 @@ def test_a_chapter_with_both_sides_of_a_merge_is_named(doubling: Path, outputs: 
     kept.parent.mkdir(parents=True)
     kept.write_text("<<<<<<< HEAD\n{}\n")
     with pytest.raises(InputError, match=f"^notebook {kept} is damaged "):
-        course.as_it_ran(doubling)
+        chapter_runs.as_it_ran(doubling)
 
 
 def test_notebooks_of_a_chapter_that_is_gone_are_removed(doubling: Path) -> None:
@@ -378,7 +383,7 @@ def test_a_notebook_that_was_only_executed_is_renewed(doubling: Path) -> None:
 
 
 def test_a_page_shows_the_task_and_folds_the_solution_or_has_none(doubling: Path, tmp_path: Path) -> None:
-    course.work_through(doubling)
+    chapter_runs.work_through(doubling)
     course.write_pages(tmp_path / "with", solutions=True)
     course.write_pages(tmp_path / "without", solutions=False)
     pages = [
@@ -398,13 +403,13 @@ def test_a_page_shows_the_task_and_folds_the_solution_or_has_none(doubling: Path
 
 @BY_NAME
 def test_a_chapter_needs_earlier_ones_only(path: Path) -> None:
-    number, needed = int(path.stem[:2]), course.prerequisites(path.read_text(encoding="utf-8"))
+    number, needed = int(path.stem[:2]), prerequisites(path.read_text(encoding="utf-8"))
     assert all(1 <= other < number for other in needed)
     assert needed or number == 1
 
 
 def test_the_instructors_page_lists_chapters_and_mistakes(doubling: Path) -> None:
-    course.work_through(doubling)
+    chapter_runs.work_through(doubling)
     (row,) = course.overview().to_dict("records")
     assert row["Chapter"] == '<a href="course/01-doubling.html">1. Doubling</a>'
     assert row["Needs"] == ""

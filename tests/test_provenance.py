@@ -24,7 +24,7 @@ NO_RESULT = {
 AROUND = {
     *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
     *("status", "timings", "verify", "figures", "pages", "results", "equivalence"),
-    *("course", "confusions", "ensembles", "strict_yaml"),
+    *("chapters", "chapter_runs", "course", "confusions", "ensembles", "strict_yaml"),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 
