@@ -1,6 +1,6 @@
 """What several test files share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +101,12 @@ def wikitext2() -> Path:
 def one_thread() -> None:
     """Small models are slower on several threads, the more so on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def in_double() -> Iterator[None]:
+    """New tensors and models are in double precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

@@ -3,7 +3,6 @@
 The arithmetic is tested here on any machine; the capture needs a GPU, and is skipped without one.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from test_local_step import (
     ARCHITECTURES,
     HELD,
+    LR,
     NO,
     YES,
     assert_close,
@@ -29,17 +29,8 @@ from heterofl_core.clients import client_update
 from heterofl_core.local_step import LocalStep, StepKind, apart, together
 from heterofl_core.vectorised import Group, group_update
 
-LR = torch.tensor(0.05, dtype=torch.float64)
+pytestmark = pytest.mark.usefixtures("in_double")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
-
-
-@pytest.fixture(autouse=True)
-def in_double() -> Iterator[None]:
-    """New tensors and models are in double precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def clients_of(kind: StepKind, number: int, active: Tensor = YES) -> list[tuple[Any, ...]]:
@@ -51,7 +42,7 @@ def clients_of(kind: StepKind, number: int, active: Tensor = YES) -> list[tuple[
     ]
 
 
-def walk(step: Any, kind: StepKind) -> tuple[Any, Any, list[Tensor]]:
+def walk(step: Any, kind: StepKind) -> tuple[Any, Any, Tensor]:
     """State and losses of four steps; in the third, the last client waits."""
     parameters = together([parameters_of(kind, place) for place in range(kind.clients)])
     velocity, losses = still(parameters), []
@@ -59,8 +50,8 @@ def walk(step: Any, kind: StepKind) -> tuple[Any, Any, list[Tensor]]:
         batch = together(clients_of(kind, number, NO if number == 2 else YES))
         on_device = _pytree.tree_map(lambda value: value.to(kind.device), (*batch, LR))
         parameters, velocity, loss = step(parameters, velocity, *on_device)
-        losses.append(loss.reshape(kind.clients).cpu())
-    return parameters, velocity, losses
+        losses.append(loss.reshape(kind.clients))
+    return parameters, velocity, torch.stack(losses)
 
 
 @pytest.mark.parametrize("clip_norm", [0.02, 1e6])
@@ -69,8 +60,6 @@ def walk(step: Any, kind: StepKind) -> tuple[Any, Any, list[Tensor]]:
 def test_four_steps_in_place_are_those_of_the_step(arch: str, clients: int, clip_norm: float) -> None:
     kind = kind_of(arch, clients=clients, clip_norm=clip_norm)
     for found, expected in zip(walk(StepInPlace(kind), kind), walk(LocalStep(kind), kind), strict=True):
-        if isinstance(expected, list):
-            found, expected = torch.stack(found), torch.stack(expected)
         assert_close(found, expected)
 
 
@@ -105,11 +94,8 @@ def test_a_clients_part_of_the_state_is_its_own() -> None:
 def test_a_graph_does_what_was_captured(arch: str, clients: int) -> None:
     kind = kind_of(arch, clients=clients, device="cuda")
     expected = walk(LocalStep(replace(kind, device="cpu")), replace(kind, device="cpu"))
-    for found, wanted in zip(walk(CapturedStep(kind), kind), expected, strict=True):
-        if isinstance(wanted, list):
-            found, wanted = torch.stack(found), torch.stack(wanted)
-        else:
-            found = {name: value.cpu() for name, value in found.items()}
+    walked = _pytree.tree_map(Tensor.cpu, walk(CapturedStep(kind), kind))
+    for found, wanted in zip(walked, expected, strict=True):
         assert_close(found, wanted, rtol=1e-7)
 
 

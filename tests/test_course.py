@@ -17,7 +17,6 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from heterofl_core import chapter_runs, course
-from heterofl_core import chapters as sources
 from heterofl_core.chapters import (
     chapters,
     code_cells,
@@ -248,8 +247,8 @@ TASK = (
 @pytest.fixture
 def doubling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: Path) -> Path:
     """The source of a chapter, the only one."""
-    for module, name in ((sources, "CHAPTERS"), (course, "STUDENTS"), (course, "INSTRUCTORS")):
-        monkeypatch.setattr(module, name, tmp_path / name.lower())
+    for name in ("chapters.CHAPTERS", "course.STUDENTS", "course.INSTRUCTORS"):
+        monkeypatch.setattr(f"heterofl_core.{name}", tmp_path / name.partition(".")[2].lower())
     path = tmp_path / "chapters" / "01-doubling.md"
     path.parent.mkdir()
     path.write_text(CHAPTER, encoding="utf-8")

@@ -65,15 +65,6 @@ class InDouble:
         return self.examples.whole_batches(batch_size)
 
 
-@pytest.fixture
-def in_double() -> Iterator[None]:
-    """New tensors and models are in double precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 def examples_of(arch: str, size: int, client: int) -> Examples:
     """So many images, or two rows of so many times 16 tokens, of the labels that are held."""
     rng = np.random.default_rng(client)
