@@ -27,7 +27,14 @@ from heterofl_core.locks import locked
 from heterofl_core.own import changed_files
 from heterofl_core.params import RunParams
 from heterofl_core.provenance import code_hash
-from heterofl_core.records import Record, digest, engine_of_record, read_record, record_path
+from heterofl_core.records import (
+    Record,
+    digest,
+    engine_of_record,
+    machine_of_record,
+    read_record,
+    record_path,
+)
 
 Comparison = tuple[Record, int]
 """A run, and how many of its first rounds are compared."""
@@ -71,7 +78,7 @@ def beginning(record: Record) -> set[str]:
     found = {f"{name} {value}" for name, value in values.items()} | {f"level {level}" for level in levels}
     found.add("several levels" if len(levels) > 1 else "one level")
     versions = (f"{name} {version}" for name, version in record["versions"].items())
-    way = (params.arch, engine_of_record(record), params.precision, record["device"], *versions)
+    way = (params.arch, engine_of_record(record), params.precision, machine_of_record(record), *versions)
     return {f"{', '.join(way)}: {trait}" for trait in found}
 
 

@@ -188,6 +188,16 @@ def engine_of_record(record: Mapping[str, Any]) -> str:
     return str(record.get("engine", "plain"))
 
 
+def machine_of_record(record: Mapping[str, Any]) -> str:
+    """The machine that made a record, with its instructions; the first ones leave these out.
+
+    All of those came from one kind of machine: `verify` found the same digits from one to the next, and a
+    round in bf16 took seconds, where a processor of that name without instructions for it takes minutes.
+    """
+    device = str(record["device"])
+    return device.replace("AMD EPYC (", "AMD EPYC with avx512_bf16 (")
+
+
 def read_rounds(run_id: str) -> pd.DataFrame:
     """The curve of a run: one row for each evaluated round."""
     return pd.read_csv(rounds_path(run_id))

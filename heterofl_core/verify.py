@@ -34,6 +34,7 @@ from heterofl_core.records import (
     MEASURED,
     all_records,
     engine_of_record,
+    machine_of_record,
     read_record,
     read_rounds,
     record_path,
@@ -100,7 +101,8 @@ def verify(run_id: str, rounds: int | None, execution: Execution) -> Verificatio
 def changed_since(record: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What of a record's provenance is otherwise now: name, then and now."""
     here = provenance() | ({"device": gpu()} if device_of_record(record) == "cuda" else {})
-    changed = {name: (record[name], value) for name, value in here.items() if record[name] != value}
+    there = {**record, "device": machine_of_record(record)}
+    changed = {name: (there[name], value) for name, value in here.items() if there[name] != value}
     others = changed_files(record)
     return changed | ({"own": (f"other {', '.join(others)}", "those here")} if others else {})
 
@@ -185,7 +187,10 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
     here = provenance()
     by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in all_records():
-        alike = record["versions"] == here["versions"] and record["device"] in (here["device"], gpu())
+        alike = record["versions"] == here["versions"] and machine_of_record(record) in (
+            here["device"],
+            gpu(),
+        )
         if alike and "own" not in record:
             by_code[record["code_hash"]].append(record)
     for then in sorted(by_code, key=lambda code: not leads_on(code)):

@@ -21,6 +21,7 @@ from heterofl_core.records import (
     digest,
     ensembles_path,
     executed_path,
+    machine_of_record,
     metrics,
     read_record,
     read_rounds,
@@ -64,6 +65,14 @@ def test_metrics_are_those_of_the_last_round_and_of_the_first_best_one() -> None
         "best_local_accuracy_round": 15,
     }
     assert json.dumps(metrics(CURVE))  # plain numbers, none of NumPy's
+
+
+def test_the_first_machines_are_named_with_the_instructions_that_they_had() -> None:
+    first = a_record(device="AMD EPYC (2 cores) and AMD EPYC with avx2 (4 cores)")
+    assert machine_of_record(first) == (
+        "AMD EPYC with avx512_bf16 (2 cores) and AMD EPYC with avx2 (4 cores)"
+    )
+    assert machine_of_record(a_record(device="NVIDIA H200")) == "NVIDIA H200"
 
 
 def test_a_round_that_diverged_is_not_the_best_one() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from heterofl_core.params import RunParams
-from heterofl_core.records import Record, all_records
+from heterofl_core.records import Record, all_records, machine_of_record
 from heterofl_core.report.evidence import Evidence, how_long, state
 from heterofl_core.report.paper import EXCERPT, TABLES
 from heterofl_core.report.tables import aligned, printed, run_link
@@ -145,7 +145,7 @@ def machine_hours(records: Iterable[Record]) -> Styler:
     """What the runs took, by data set and by the processor or GPU that they ran on."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        groups[record["params"]["dataset"], record["device"]].append(record)
+        groups[record["params"]["dataset"], machine_of_record(record)].append(record)
     rows = [
         {"Data": dataset, "On": device, "Runs": len(runs), "Hours": f"{hours(runs):.2f}"}
         for (dataset, device), runs in sorted(groups.items())

@@ -13,7 +13,14 @@ from pandas.io.formats.style import Styler
 from heterofl_core.levels import Mix
 from heterofl_core.params import RunParams
 from heterofl_core.printing import fixed
-from heterofl_core.records import METRICS, all_records, engine_of_record, read_rounds, results_table
+from heterofl_core.records import (
+    METRICS,
+    all_records,
+    engine_of_record,
+    machine_of_record,
+    read_rounds,
+    results_table,
+)
 from heterofl_core.report.evidence import Evidence, state
 from heterofl_core.report.paper import CELLS, defined_otherwise, paper_value
 from heterofl_core.report.tables import printed, run_link, searchable, unless_empty
@@ -188,7 +195,7 @@ def costs(runs: pd.DataFrame) -> Styler | HTML:
             "seconds a round": run["training_seconds"] / run["rounds_done"],
             "memory (MB)": run["peak_memory_mb"],
             "processes": run["workers"],
-            "on": run["device"],
+            "on": machine_of_record(run),
         }
         for run in each_run(runs)
     ]
@@ -207,7 +214,7 @@ def how_it_ran(record: Mapping[str, Any]) -> str:
         f"run {record['run_id']}\n"
         f"{record['rounds_done']} rounds in {record['seconds']} s: training {record['training_seconds']} s, "
         f"evaluation {record['evaluation_seconds']} s\n"
-        f"{record['workers']} workers on {record['device']}, engine {engine_of_record(record)}, "
+        f"{record['workers']} workers on {machine_of_record(record)}, engine {engine_of_record(record)}, "
         f"up to {record['peak_memory_mb']} MB of memory\n"
         f"code {record['code_hash']}, commit {str(record['git_commit'])[:12]}"
         f"{' with uncommitted changes' if record['git_dirty'] else ''}"
