@@ -6,6 +6,8 @@ the report needs no torch, so `build_model` is imported only when it is asked fo
 
 from typing import Any
 
+from heterofl_core.processor import avoid_faulty_kernels
+
 __version__ = "0.1.0"
 __all__ = ["build_model"]
 
@@ -16,3 +18,6 @@ def __getattr__(name: str) -> Any:
 
         return build_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+avoid_faulty_kernels()

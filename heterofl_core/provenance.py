@@ -13,6 +13,7 @@ from typing import Any
 
 from heterofl_core.errors import InputError
 from heterofl_core.folders import ROOT
+from heterofl_core.processor import processor as processor  # also for those who know it from here
 
 RESULT_MODULES = (
     "captured",
@@ -56,9 +57,6 @@ evaluated, which one is best, the order of the tensors that a run goes on with) 
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "joblib")
 """The packages that can change a result."""
-
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
-"""Sets of instructions of x86 processors, the best first, as Linux names them."""
 
 
 def code_hash() -> str:
@@ -138,26 +136,6 @@ def git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
-
-
-def processor() -> str:
-    """The processor's name, with the instructions that libraries choose their kernels by.
-
-    Processors of one name can differ in these, and so in the last digits of what they compute.
-    """
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [value_of(line) for line in lines if line.startswith("model name")]
-    flags = next((value_of(line).split() for line in lines if line.startswith("flags")), [])
-    best = next((f" with {name}" for name in INSTRUCTIONS if name in flags), "")
-    return f"{names[0]}{best} ({len(names)} cores)" if names else platform.machine()
-
-
-def value_of(line: str) -> str:
-    """What stands behind the colon."""
-    return line.partition(":")[2].strip()
 
 
 code()  # not when a run first asks, which may be long after its modules were read

@@ -18,6 +18,7 @@ CORE = Path(provenance.__file__).parent
 NO_RESULT = {
     *("params", "schedules", "traces", "errors", "files", "folders", "own"),
     *("locks", "records", "checkpoints", "cost", "provenance", "contract", "printing"),
+    "processor",  # decides last digits, and a record names it
     "estimate",  # by which `auto` chooses an engine, and a record says which
 }
 """Modules that a run uses and that cannot change its accuracy."""
@@ -184,23 +185,6 @@ def test_provenance_names_versions_machine_commit_and_code() -> None:
     assert found["code_hash"] == hashed(RESULT_MODULES)
     assert found["device"]
     assert json.loads(json.dumps(found)) == found
-
-
-@pytest.mark.parametrize(
-    ("flags", "machine"),
-    [
-        ("sse2 avx2 avx512f avx512_bf16", "A processor with avx512_bf16 (2 cores)"),
-        ("sse2 avx2", "A processor with avx2 (2 cores)"),
-        ("sse2", "A processor (2 cores)"),
-    ],
-)
-def test_a_processor_is_named_with_its_instructions(
-    flags: str, machine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same run ended with other digits on two processors that are both called AMD EPYC."""
-    (tmp_path / "cpuinfo").write_text(f"model name\t: A processor\nflags\t\t: {flags}\n\n" * 2)
-    monkeypatch.setattr(provenance, "Path", lambda name: tmp_path / Path(name).name)
-    assert provenance.processor() == machine
 
 
 def test_a_dirty_checkout_is_one_with_changes_that_matter(

@@ -91,6 +91,28 @@ def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
     ]
 
 
+@pytest.mark.parametrize(
+    ("instructions", "device", "left_out"),
+    [("avx2", "cpu", 3), ("avx2", "cuda", 0), ("avx512f", "cpu", 0), (None, "cpu", 0)],
+)
+def test_runs_in_bf16_wait_for_a_processor_that_has_instructions_for_it(
+    instructions: str | None,
+    device: str,
+    left_out: int,
+    done: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    in_bf16 = [params.model_copy(update={"precision": "bf16"}) for params in RUNS]
+    monkeypatch.setattr(results, "read_plan", lambda _: type("Plan", (), {"runs": [*RUNS, *in_bf16]}))
+    monkeypatch.setattr(results, "instructions", lambda: instructions)
+    asked: list[str] = []
+    monkeypatch.setattr(results, "run_notebook", lambda values: asked.append(values.get("precision")))
+    work_off("cpu", 10, Execution(device=device))
+    assert asked == [None] * 3 + ["bf16"] * (3 - left_out)
+    assert (f"{left_out} runs in bf16 are left out" in capsys.readouterr().out) == (left_out > 0)
+
+
 def test_a_notebook_that_does_another_run_is_a_failure_and_not_asked_again(
     done: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
