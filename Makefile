@@ -5,6 +5,7 @@ PYTHON ?= python3
 # Options for pip: for instance, an index with CPU-only builds of torch.
 PIP_OPTIONS ?=
 BIN := .venv/bin
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt
 EXTRAS := train,book,pipeline,cluster,federation,dev
 CORE := $(BIN)/python -m heterofl_core
 HOURS ?= 1
@@ -21,7 +22,8 @@ help: ## Shows this list.
 	@echo "Installing into .venv; this takes some minutes, once."
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(INSTALL) pip  # the one that Python brings may take minutes to look up so many versions
+	$(INSTALL) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 quickstart: .venv/installed ## Installs, runs HeteroFL on handwritten digits through papermill, builds the book.
@@ -80,7 +82,7 @@ lock: ## Derives constraints.txt from the versions in pyproject.toml.
 	$(PYTHON) -m venv .lock
 	.lock/bin/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[$(EXTRAS)]'
 	{ echo '# Derived from pyproject.toml by `make lock`; not to be edited.'; \
-	  .lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+	  .lock/bin/pip freeze --all --exclude setuptools --exclude wheel --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
 	rm -rf .lock
 
 clean: ## Removes what a build makes anew; records and environment stay.
