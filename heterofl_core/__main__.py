@@ -275,7 +275,7 @@ def status(options: argparse.Namespace) -> None:
 def verify(options: argparse.Namespace) -> None:
     """the first rounds of a finished run again, compared with its record"""
     from heterofl_core.params import Execution
-    from heterofl_core.verify import verify, verify_stale
+    from heterofl_core.verify import left_stale, verify, verify_stale
 
     if options.stale:
         if options.rounds is not None:
@@ -285,6 +285,8 @@ def verify(options: argparse.Namespace) -> None:
             what = one.hindrance or f"{one.rounds} rounds, {one.differences or 'no'} numbers differ"
             print(f"{one.run_id}: {what}", flush=True)
             other += [one.run_id] if one.differences or one.hindrance else []
+        for machine, number in left_stale().items():
+            print(f"{number} records of {machine} stay stale; this one, or its versions, give other digits")
         if other:
             raise InputError(
                 f"today's code does not give the same as before in {other[0]}; its like stay stale"

@@ -14,7 +14,8 @@ from heterofl_core.files import atomic, sweep
 from heterofl_core.folders import outputs_folder
 from heterofl_core.locks import locked
 from heterofl_core.notebooks import read_notebook, through_papermill
-from heterofl_core.provenance import git, processor
+from heterofl_core.processor import processor
+from heterofl_core.provenance import git
 
 
 def executed_chapter(path: Path) -> Path:

@@ -16,7 +16,8 @@ from heterofl_core.folders import cache_folder
 from heterofl_core.levels import Mix
 from heterofl_core.own import is_own_dataset, parquet_files
 from heterofl_core.params import SEQUENCE_LENGTH, RunParams
-from heterofl_core.provenance import code_hash, processor
+from heterofl_core.processor import processor
+from heterofl_core.provenance import code_hash
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from heterofl_core.errors import InputError
 from heterofl_core.folders import ROOT
-from heterofl_core.processor import processor as processor  # also for those who know it from here
+from heterofl_core.processor import processor as processor  # `compiled` and `runs` take it from here
 
 RESULT_MODULES = (
     "captured",

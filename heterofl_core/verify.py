@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -184,14 +184,9 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
     Raises:
         InputError: a number differed before; the message names the certificate.
     """
-    here = provenance()
     by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in all_records():
-        alike = record["versions"] == here["versions"] and machine_of_record(record) in (
-            here["device"],
-            gpu(),
-        )
-        if alike and "own" not in record:
+        if is_comparable(record):
             by_code[record["code_hash"]].append(record)
     for then in sorted(by_code, key=lambda code: not leads_on(code)):
         records = [record for record in by_code[then] if not is_current(record)]
@@ -212,6 +207,22 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
             yield Finding(sample["run_id"], rounds, differences)
             if differences:
                 break  # nothing can be certified any more
+
+
+def is_comparable(record: Mapping[str, Any]) -> bool:
+    """Whether this machine, with these versions, gives a run's digits again if the code does."""
+    here = provenance()
+    return (
+        record["versions"] == here["versions"]
+        and machine_of_record(record) in (here["device"], gpu())
+        and "own" not in record
+    )
+
+
+def left_stale() -> Counter[str]:
+    """How many records of each machine are stale and cannot be compared here."""
+    stale = (record for record in all_records() if not is_current(record))
+    return Counter(machine_of_record(record) for record in stale if not is_comparable(record))
 
 
 def curve_of(state: RunState) -> pd.DataFrame:

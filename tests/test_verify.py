@@ -210,6 +210,17 @@ def test_records_of_other_code_count_as_todays_if_no_digit_differs(
     assert capsys.readouterr().out == last
 
 
+@pytest.mark.parametrize("stale", [({"device": "Another (2 cores)"}, 0.5)], indirect=True)
+@pytest.mark.usefixtures("stale")
+def test_records_of_another_machine_are_not_compared_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--stale"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "1 records of Another (2 cores) stay stale; this one, or its versions, give other digits",
+        "today's code gives the same as all code whose records could be compared here",
+    ]
+    assert not is_current(read_record(record_path(RUN)))
+
+
 @pytest.mark.parametrize("stale", [({}, 0.5)], indirect=True)
 @pytest.mark.usefixtures("stale")
 def test_they_stay_stale_if_one_differs(capsys: pytest.CaptureFixture[str]) -> None:
