@@ -1,6 +1,5 @@
 """What several test files share."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,6 @@ LONGEST = (
     "test_vectorised",
 )
 """Files that are begun first, so that no process waits for one of them at the end."""
-
-
-def pytest_configure() -> None:
-    """The first of several processes gets the longest file, and the others make way for it: they have enough
-    to do until it ends.
-    """
-    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
-        os.nice(5)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
