@@ -185,8 +185,9 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
         InputError: a number differed before; the message names the certificate.
     """
     by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    here = provenance()
     for record in all_records():
-        if is_comparable(record):
+        if is_comparable(record, here) and "own" not in record:
             by_code[record["code_hash"]].append(record)
     for then in sorted(by_code, key=lambda code: not leads_on(code)):
         records = [record for record in by_code[then] if not is_current(record)]
@@ -209,20 +210,19 @@ def verify_stale(execution: Execution) -> Iterator[Finding]:
                 break  # nothing can be certified any more
 
 
-def is_comparable(record: Mapping[str, Any]) -> bool:
-    """Whether this machine, with these versions, gives a run's digits again if the code does."""
-    here = provenance()
-    return (
-        record["versions"] == here["versions"]
-        and machine_of_record(record) in (here["device"], gpu())
-        and "own" not in record
-    )
+def is_comparable(record: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether a run's machine and versions are those that `provenance` names here, so that the same code
+    gives the same digits.
+    """
+    alike = machine_of_record(record) in (here["device"], gpu())
+    return alike and bool(record["versions"] == here["versions"])
 
 
 def left_stale() -> Counter[str]:
     """How many records of each machine are stale and cannot be compared here."""
-    stale = (record for record in all_records() if not is_current(record))
-    return Counter(machine_of_record(record) for record in stale if not is_comparable(record))
+    here = provenance()
+    elsewhere = (record for record in all_records() if not is_comparable(record, here))
+    return Counter(machine_of_record(record) for record in elsewhere if not is_current(record))
 
 
 def curve_of(state: RunState) -> pd.DataFrame:
