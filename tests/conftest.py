@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from built_book import build_site
 from hypothesis import settings
 
 from heterofl_core.cost import Cost
 from heterofl_core.folders import data_folder
+from heterofl_core.locks import locked
 from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import write_run
@@ -19,8 +22,8 @@ LONGEST = (
     "test_book",
     "test_course",
     "test_profiles",
-    "test_backends",
     "test_compiled",
+    "test_browser",
     "test_end_to_end",
     "test_disasters",
     "test_notebooks",
@@ -29,11 +32,13 @@ LONGEST = (
     "test_vectorised",
 )
 """Files that are begun first, so that no process waits for one of them at the end."""
+LAST = "test_backends"
+"""Begun when the other processes are about to end: Ray gives up if its own do not start within 30 seconds."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Brings the longest files to the front."""
-    place = {name: number for number, name in enumerate(LONGEST)}
+    place = {name: number for number, name in enumerate(LONGEST)} | {LAST: len(LONGEST) + 1}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
@@ -69,6 +74,18 @@ def finish(outputs: Path) -> Callable[..., None]:
         write_run(record, rounds)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The book's pages: built by the first process that asks, for all processes of a test run."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    site = shared / "site"
+    with locked("site", folder=shared):
+        if not site.exists():
+            site.symlink_to(build_site(tmp_path_factory.mktemp("checkout")))
+    return site
 
 
 def mirrored(name: str) -> Path:

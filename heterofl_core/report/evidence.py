@@ -114,7 +114,7 @@ class Answer:
         length = [] if self.full else [f"{self.rounds} rounds"]
         return ", ".join([self.params.protocol, *length, *sorted(precisions), *CODES[self.state]])
 
-    @property
+    @functools.cached_property
     def state(self) -> str:
         """The worst of its records."""
         return next(
@@ -172,7 +172,7 @@ class Evidence:
         """One answer to each question and schedule: a run that was evaluated more often is no other run."""
         return [one for one in self.all_answers() if one is self.answer(one.params, how_long(one.params))]
 
-    @property
+    @functools.cached_property
     def repeated(self) -> list[Answer]:
         """Those of several seeds, of today's code: other code may have scattered otherwise."""
         return [one for one in self.distinct if len(one.records) > 1 and one.state != "stale"]

@@ -2,12 +2,11 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 from heterofl_core.levels import Mix
@@ -162,27 +161,29 @@ def kind_variances(pool: Sequence[Repeated]) -> dict[Kind, tuple[float, float]]:
     less steady than it is, and the wilder one steadier: if it is one of four settings, its variance is
     expected to be three quarters its own and a quarter the others'.
     """
-    runs = pd.DataFrame(
-        [
-            (one.kind, str(setting), f"{one.length} {seed}", value)
-            for setting, one in enumerate(pool)
-            for seed, value in one.by_seed.items()
-        ],
-        columns=["kind", "setting", "block", "value"],
-    ).astype({"value": float})
-    diverged = runs.loc[~np.isfinite(runs["value"]), "kind"]
-    runs = runs[~runs["kind"].isin(set(diverged))]
-    if runs.empty:
+    runs = [
+        (one.kind, setting, (one.length, seed), value)
+        for setting, one in enumerate(pool)
+        for seed, value in one.by_seed.items()
+    ]
+    diverged = {kind for kind, *_, value in runs if not math.isfinite(value)}
+    runs = [run for run in runs if run[0] not in diverged]
+    if not runs:
         return {}
-    design = pd.get_dummies(runs[["setting", "block"]], dtype=float).to_numpy()  # (runs, settings + blocks)
+    kinds, settings, blocks, values = zip(*runs, strict=True)
+    design = np.hstack([indicators(settings), indicators(blocks)])
     left = np.eye(len(runs)) - design @ np.linalg.pinv(design)  # what the fit does not follow
-    parts = runs.assign(square=(left @ runs["value"].to_numpy()) ** 2, free=left.diagonal())
-    sums = parts.groupby("kind")[["square", "free"]].sum()
-    return {
-        name: (square / free, free)
-        for name, square, free in sums.itertuples()
-        if free > 1e-9  # rounding
-    }
+    squares = indicators(kinds).T @ (left @ values) ** 2
+    freedoms = indicators(kinds).T @ left.diagonal()
+    found = zip(dict.fromkeys(kinds), squares, freedoms, strict=True)
+    return {kind: (square / free, free) for kind, square, free in found if free > 1e-9}  # rounding
+
+
+def indicators(values: Sequence[Hashable]) -> np.ndarray:
+    """Whether each is the first of the distinct values, the second, ...: ones and zeros, shape (values,
+    distinct values).
+    """
+    return np.array([[float(value == one) for one in dict.fromkeys(values)] for value in values])
 
 
 @dataclass(frozen=True)
