@@ -18,7 +18,8 @@ from heterofl_core.params import run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import write_run
 
-LONGEST = (
+OTHERS = "all other files"
+ORDER = (
     "test_book",
     "test_course",
     "test_profiles",
@@ -30,16 +31,21 @@ LONGEST = (
     "test_runs",
     "test_engines",
     "test_vectorised",
+    OTHERS,
+    "test_backends",
+    "test_language",
+    "test_federation",
+    "test_flower",
 )
-"""Files that are begun first, so that no process waits for one of them at the end."""
-LAST = "test_backends"
-"""Begun when the other processes are about to end: Ray gives up if its own do not start within 30 seconds."""
+"""In which files are begun: the longest first, so that no process waits for one of them at the end. Ray, of
+the backends, gives up if it has not started within 30 seconds: it starts when little else is left to do.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Brings the longest files to the front."""
-    place = {name: number for number, name in enumerate(LONGEST)} | {LAST: len(LONGEST) + 1}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+    """Brings the files into their order."""
+    place = {name: number for number, name in enumerate(ORDER)}
+    items.sort(key=lambda item: place.get(item.path.stem, place[OTHERS]))
 
 
 settings.register_profile("untimed", deadline=None)
