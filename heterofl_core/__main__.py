@@ -149,9 +149,10 @@ def run(options: argparse.Namespace) -> None:
     from heterofl_core.federation import Federation
     from heterofl_core.records import record_path
     from heterofl_core.runs import execute
-    from heterofl_core.settings import split_settings
+    from heterofl_core.settings import split_settings, warn_if_slow
 
     params, execution = split_settings(settings(options))
+    warn_if_slow(params, execution)
     record = execute(Federation(params), execution)
     print(f"{record['run_id']}: {record['seconds']} s on {record['device']}")
     for name, value in record["metrics"].items():
@@ -164,7 +165,7 @@ def study(options: argparse.Namespace) -> None:
     from heterofl_core.federation import Federation
     from heterofl_core.locks import is_locked
     from heterofl_core.runs import execute, is_done
-    from heterofl_core.settings import split_changes
+    from heterofl_core.settings import split_changes, warn_if_slow
     from heterofl_core.studies import read_study
 
     changes, execution = split_changes(settings(options))
@@ -178,6 +179,7 @@ def study(options: argparse.Namespace) -> None:
         if is_done(params) and not execution.force:  # by another process
             continue
         print(params.run_id)
+        warn_if_slow(params, execution)
         execute(Federation(params), execution)
 
 

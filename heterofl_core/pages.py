@@ -28,14 +28,16 @@ EXAMPLE = re.compile(r"```bash\n.*?```", re.DOTALL)
 
 def featured(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of each experiment's runs the one that tells most: of today's code, by the paper's schedule, with many
-    rounds.
+    rounds, with the first seed.
 
     All others have a page with their numbers (`run_pages`); their executed notebooks stay in `outputs/`.
     """
     found: dict[str, Mapping[str, Any]] = {}
 
-    def telling(record: Mapping[str, Any]) -> tuple[bool, bool, int]:
-        return state(record) != "stale", record["params"]["protocol"] == "paper", record["rounds_done"]
+    def telling(record: Mapping[str, Any]) -> tuple[bool, bool, int, int]:
+        params = record["params"]
+        by_the_paper = params["protocol"] == "paper"
+        return state(record) != "stale", by_the_paper, record["rounds_done"], -params["seed"]
 
     for record in sorted(records, key=telling):
         if executed_path(record["run_id"]).exists():  # not by a run without Jupyter

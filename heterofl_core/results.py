@@ -13,7 +13,7 @@ from heterofl_core.estimate import Timings, seconds_of
 from heterofl_core.folders import PARAMS
 from heterofl_core.notebooks import run_notebook
 from heterofl_core.params import Execution, RunParams
-from heterofl_core.processor import instructions, processor
+from heterofl_core.processor import lacks_instructions, processor
 from heterofl_core.settings import telling
 from heterofl_core.status import RunStatus, status_of
 from heterofl_core.studies import Study, read_study
@@ -39,15 +39,6 @@ def read_plan(name: str, **changes: Any) -> Study:
 def to_do(status: RunStatus) -> bool:
     """Whether nobody has done the run with today's code, or is about to; a stale record is replaced."""
     return status.state in ("missing", "stopped", "failed", "stale")
-
-
-def too_slow(params: RunParams, execution: Execution) -> bool:
-    """Whether the run is in bf16 on a processor that is known to have no instructions for it.
-
-    It would take ten to twenty-five times as long as in fp32, measured for convolutions of 8 to 512 channels.
-    """
-    lacking = instructions() == "avx2"
-    return params.precision == "bf16" and execution.device == "cpu" and lacking
 
 
 def seconds_left(status: RunStatus, timings: Timings, workers: int | None = None) -> float:
@@ -106,7 +97,7 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
         raise InputError("force True is not for results; allowed is study --force")
     workers = execution.workers
     planned, end = read_plan(plan, **changes).runs, time.monotonic() + hours * HOUR
-    runs = [params for params in planned if not too_slow(params, execution)]
+    runs = [params for params in planned if not lacks_instructions(params.precision, execution.device)]
     if left_out := len(planned) - len(runs):
         print(
             f"{left_out} runs in bf16 are left out, since {processor()} has no instructions for it; "

@@ -1,6 +1,7 @@
 """Settings as people give them: in YAML, in a notebook, on the command line."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from heterofl_core.errors import InputError
 from heterofl_core.params import Execution, RunParams, run_params, sentence, without_none
+from heterofl_core.processor import lacks_instructions, processor
 from heterofl_core.strict_yaml import parse_yaml
 
 
@@ -49,7 +51,7 @@ def from_namespace(namespace: Mapping[str, Any]) -> tuple[RunParams, Execution]:
     """
     literal = (int, float, str, bool, list, tuple, type(None))
     known = RunParams.model_fields.keys() | Execution.model_fields.keys()
-    return split_settings(
+    settings = split_settings(
         {
             name: value
             for name, value in namespace.items()
@@ -57,6 +59,18 @@ def from_namespace(namespace: Mapping[str, Any]) -> tuple[RunParams, Execution]:
             if name in known or isinstance(value, literal)
         }
     )
+    warn_if_slow(*settings)
+    return settings
+
+
+def warn_if_slow(params: RunParams, execution: Execution) -> None:
+    """Says so, to whoever waits for the run, if the processor has no instructions for its precision."""
+    if lacks_instructions(params.precision, execution.device):
+        print(
+            f"precision {params.precision!r} is slow here: {processor()} has no instructions for it; "
+            "fp32 takes less than a tenth of the time",
+            file=sys.stderr,
+        )
 
 
 def from_texts(texts: Sequence[str]) -> dict[str, Any]:

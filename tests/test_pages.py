@@ -102,6 +102,15 @@ def test_a_run_by_the_papers_schedule_is_featured_rather_than_a_longer_one() -> 
     assert page.stem == runs[0].run_id
 
 
+def test_of_several_seeds_the_first_is_featured() -> None:
+    runs = [run_params(dataset="digits", levels="e", seed=seed) for seed in (1, 0, 2)]
+    for params in runs:
+        write_record(params)
+        write_notebook(executed_path(params.run_id))
+    (page,) = pages.copy_pages()
+    assert page.stem == runs[1].run_id
+
+
 def test_each_experiment_is_featured_once() -> None:
     runs = [run_params(dataset="digits", levels=levels) for levels in ("a-e", "e", "b")]
     runs.append(run_params(dataset="digits", levels="a-e", scaler=False))

@@ -936,6 +936,32 @@ def test_a_misspelt_variable_that_papermill_injected_is_found() -> None:
         from_namespace({"dataset": "mnist", "levels": "a-e", "levles": "a-c"})
 
 
+@pytest.mark.parametrize(
+    ("precision", "device", "instructions", "warned"),
+    [
+        ("bf16", "cpu", "avx2", True),
+        ("bf16", "cpu", "avx512_bf16", False),
+        ("bf16", "cpu", None, False),
+        ("bf16", "cuda", "avx2", False),
+        ("fp32", "cpu", "avx2", False),
+    ],
+)
+def test_who_waits_for_a_precision_that_is_slow_here_is_told(
+    precision: str,
+    device: str,
+    instructions: str | None,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("heterofl_core.processor.instructions", lambda: instructions)
+    from_namespace({"dataset": "mnist", "levels": "e", "precision": precision, "device": device})
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("precision 'bf16' is slow here: ") == warned
+    assert said.err.count("\n") == warned
+
+
 # Files
 
 

@@ -105,7 +105,7 @@ def test_runs_in_bf16_wait_for_a_processor_that_has_instructions_for_it(
 ) -> None:
     in_bf16 = [params.model_copy(update={"precision": "bf16"}) for params in RUNS]
     monkeypatch.setattr(results, "read_plan", lambda _: type("Plan", (), {"runs": [*RUNS, *in_bf16]}))
-    monkeypatch.setattr(results, "instructions", lambda: instructions)
+    monkeypatch.setattr("heterofl_core.processor.instructions", lambda: instructions)
     asked: list[str] = []
     monkeypatch.setattr(results, "run_notebook", lambda values: asked.append(values.get("precision")))
     work_off("cpu", 10, Execution(device=device))
