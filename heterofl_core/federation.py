@@ -328,7 +328,7 @@ class Federation:
             model = self.copy(
                 slice_parameters(weights.shared, self.axes, index), level, self.task.sizes, engine.device
             )
-            # Used alone, a slice needs no Scaler, which would distort the statistics.
+            # As the global model is judged: without the Scaler, which would distort sBN's statistics.
             unscaled = replace(model, options=model.options | {"scale": 1.0})
             found[level] = self.task.evaluate(unscaled, workers)
         return found

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbformat import NotebookNode
 
 from heterofl_core.course import write_pages
 from heterofl_core.errors import InputError
 from heterofl_core.files import write_text
 from heterofl_core.folders import BOOK
 from heterofl_core.locks import locked
-from heterofl_core.notebooks import notebook_of, papermill_command, read_notebook
+from heterofl_core.notebooks import notebook_of, papermill_command, read_notebook, source_of
 from heterofl_core.params import RunParams
 from heterofl_core.records import all_records, collect, executed_path
 from heterofl_core.report.badges import write_badges
@@ -46,8 +47,8 @@ def featured(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def copy_pages() -> list[Path]:
-    """Puts the featured notebooks into the book, each under a title that says which run it is, and with the
-    command that executes it again.
+    """Puts the featured notebooks into the book, each with today's words, under a title that says which run it
+    is, and with the command that executes it again.
     """
     folder = BOOK / "executed"
     shutil.rmtree(folder, ignore_errors=True)
@@ -55,10 +56,23 @@ def copy_pages() -> list[Path]:
     for record in featured(all_records()):
         source = executed_path(record["run_id"])
         notebook = read_notebook(source)
+        renew_text(notebook, read_notebook(source_of(RunParams.model_validate(record["params"]))))
         notebook.cells[0].source = introduction(notebook.cells[0].source, record["params"])
         pages.append(folder / source.name)
         write_text(pages[-1], nbformat.writes(notebook))
     return pages
+
+
+def renew_text(executed: NotebookNode, source: NotebookNode) -> None:
+    """Gives an executed notebook the words that its source has today, if their cells correspond.
+
+    Code and outputs stay as they were executed.
+    """
+    cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    if [cell.cell_type for cell in cells] == [cell.cell_type for cell in source.cells]:
+        for cell, today in zip(cells, source.cells, strict=True):
+            if cell.cell_type == "markdown":
+                cell.source = today.source
 
 
 def introduction(text: str, params: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import yaml
 from heterofl_core import pages
 from heterofl_core.errors import InputError
 from heterofl_core.locks import locked
-from heterofl_core.notebooks import papermill_command
+from heterofl_core.notebooks import papermill_command, source_of
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import executed_path, write_run
@@ -58,6 +58,23 @@ def test_a_page_has_the_title_of_its_run(book: Path) -> None:
         "The question.\n\n```bash\n.venv/bin/papermill book/experiments/mnist.ipynb run.ipynb"
     )
     assert cells[1].source == "1 + 1"
+
+
+def test_a_page_has_todays_words_around_what_was_executed() -> None:
+    write_record()
+    source = nbformat.read(source_of(PARAMS), as_version=4)
+    executed = nbformat.from_dict(source)
+    for cell in executed.cells[1:]:
+        cell.source = f"{cell.source} once"
+    executed.cells.insert(3, nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]}))
+    path = executed_path(PARAMS.run_id)
+    path.parent.mkdir(parents=True)
+    nbformat.write(executed, path)
+    (page,) = pages.copy_pages()
+    cells = nbformat.read(page, as_version=4).cells
+    assert cells[3].source == "seed = 0"
+    for cell, today in zip(cells[1:3] + cells[4:], source.cells[1:], strict=True):
+        assert cell.source == (today.source if cell.cell_type == "markdown" else f"{today.source} once")
 
 
 def test_the_command_of_a_page_gives_its_run() -> None:
