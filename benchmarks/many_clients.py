@@ -17,7 +17,7 @@ CLIENTS = (100, 1_000, 10_000)
 BATCH = 6  # divides the images of a client: 600, 60 and 6
 STEPS = 100  # of each active client
 ROUNDS = 12
-"""Of which the first is not counted: it starts the worker."""
+"""Of which the first is not counted: it warms up. All run in this process, whose memory is measured."""
 
 
 def measure(num_clients: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 
 from heterofl_core.files import write_text
 from heterofl_core.folders import outputs_folder
+from heterofl_core.processor import instructions
 from heterofl_core.provenance import provenance
 
 
@@ -50,7 +51,4 @@ def machine() -> dict[str, Any]:
 
 def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 itself."""
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
+    return instructions() in ("amx_bf16", "avx512_bf16")

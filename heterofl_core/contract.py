@@ -33,10 +33,10 @@ def check_model(params: RunParams, example: Tensor, options: Mapping[str, Mappin
     """
     models = {level: built(params.arch, own) for level, own in options.items()}
     largest = next(iter(models))
-    axes = models[largest].axes()
+    axes = axes_of(params.arch, models[largest])
     check_axes(params, axes)
     for level, model in models.items():
-        model.axes()
+        axes_of(params.arch, model)
         check_layers(params.arch, model)
         check_scores(params, model, example, options[level])
         relative = options[level]["width_rate"] / options[largest]["width_rate"]
@@ -48,10 +48,22 @@ def built(arch: str, options: Mapping[str, Any]) -> SliceableModel:
     try:
         with torch.device("meta"):
             return build_model(arch, **options)
-    except TypeError as error:
+    except InputError:
+        raise
+    except Exception as error:  # whatever it is, it comes from the network's own code
         raise InputError(
-            f"arch {arch!r} cannot be built ({error}); it must take the options {', '.join(options)}"
+            f"arch {arch!r} cannot be built ({error!r}); it must take the options {', '.join(options)}"
         ) from error
+
+
+def axes_of(arch: str, model: SliceableModel) -> Axes:
+    """The network's axes."""
+    try:
+        return model.axes()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"the layout of arch {arch!r} cannot be read ({error!r})") from error
 
 
 def check_axes(params: RunParams, axes: Axes) -> None:
@@ -121,6 +133,10 @@ def check_scores(
             f"arch {params.arch!r} with norm {params.norm!r} cannot take examples of shape {shape} "
             f"({error}); give larger ones, or another arch or norm"
         ) from error
+    if not isinstance(scores, Tensor):
+        raise InputError(
+            f"arch {params.arch!r} makes a {type(scores).__name__} from one example; needed is a tensor"
+        )
     expected = (1, options["num_labels"]) if "num_labels" in options else scores.shape
     if tuple(scores.shape) != tuple(expected):
         raise InputError(

@@ -10,6 +10,9 @@ from filelock import FileLock, Timeout
 from heterofl_core.errors import InputError
 from heterofl_core.folders import outputs_folder
 
+AN_ASKER = 0.2
+"""Seconds in which somebody who only asks (`is_locked`) is gone again."""
+
 
 def lock_path(name: str, folder: Path | None = None) -> Path:
     """The file that is locked; it stays when nobody holds it."""
@@ -17,15 +20,12 @@ def lock_path(name: str, folder: Path | None = None) -> Path:
 
 
 @contextmanager
-def locked(name: str, wait: bool = True, folder: Path | None = None) -> Iterator[bool]:
-    """Holds the lock of a run, or of anything else that has a name, as long as the block lasts.
+def locked(name: str, folder: Path | None = None) -> Iterator[None]:
+    """Holds the lock of a run, or of anything else that has a name, as long as the block lasts; waits until
+    another process lets go of it, and says so.
 
     Args:
-        wait: until another process lets go of it; else the block runs without it.
         folder: with what is locked; the outputs folder unless given.
-
-    Yields:
-        Whether the lock is held: False only if another process holds it and `wait` is False.
 
     Raises:
         InputError: the folder cannot be written.
@@ -35,25 +35,27 @@ def locked(name: str, wait: bool = True, folder: Path | None = None) -> Iterator
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=AN_ASKER, poll_interval=0.01)
         except Timeout:
-            if wait:
-                print(f"another process works on {name}; waiting for it", flush=True)
-                lock.acquire(poll_interval=1)
+            print(f"another process works on {name}; waiting for it", flush=True)
+            lock.acquire(poll_interval=1)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     try:
-        yield lock.is_locked
+        yield
     finally:
         lock.release()
 
 
-def is_locked(name: str) -> bool:
+def is_locked(name: str, folder: Path | None = None) -> bool:
     """Whether a process holds the lock. Who asks shares it for a moment with all who ask, and so is not taken
     for its holder.
+
+    Args:
+        folder: see `locked`.
     """
     try:
-        with lock_path(name).open() as file:
+        with lock_path(name, folder).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -47,8 +47,8 @@ def featured(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def copy_pages() -> list[Path]:
-    """Puts the featured notebooks into the book, each with today's words, under a title that says which run it
-    is, and with the command that executes it again.
+    """Puts the featured notebooks into the book, each with today's words, under a title that says which run
+    it is, and with the command that executes it again.
     """
     folder = BOOK / "executed"
     shutil.rmtree(folder, ignore_errors=True)

@@ -138,12 +138,15 @@ def newest_record() -> list[Path]:
 
 
 def book_sources() -> list[Path]:
-    """What the book is made of, beside the records."""
+    """What the book is made of, beside the records: its texts, what was measured, and the code of its tables
+    and figures, on which it also depends whether records are stale.
+    """
     texts = ("*.md", "*.yml", "*.bib", "chapters/*", "decisions/*", "report/*")
     patterns = (*texts, "_ext/*", "_static/*", "figures/*")
     made = ("course", "bench", "equivalent", "confusions", "ensembles")
     folders = [PARAMS, *(outputs_folder() / name for name in made)]
     found = [path for pattern in patterns for path in BOOK.glob(pattern)]
+    found += (ROOT / "heterofl_core").rglob("*.py")
     found += [path for folder in folders for path in folder.rglob("[!.]*")]  # none that is being written
     return sorted(path for path in found if path.is_file())
 

@@ -26,7 +26,7 @@ def instructions() -> str | None:
 
 
 def lacks_instructions(precision: str, device: str) -> bool:
-    """Whether a run would be in bf16 on a processor that is known to have no instructions for it.
+    """Whether a run would be in bf16 on a processor that has AVX2 at best, and so no instructions for it.
 
     It would take ten to twenty-five times as long as in fp32, measured for convolutions of 8 to 512 channels.
     """

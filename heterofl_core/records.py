@@ -8,6 +8,7 @@ outputs/runs/<run_id>/checkpoint.safetensors   parameters and progress; deleted 
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ START_ANEW = "delete it to start the run anew"
 """What to do about a checkpoint that cannot be used."""
 MEND = "restore its folder from git, or delete it and run it again"
 """What to do about a record that cannot be used."""
+WHILE_IT_IS_REPLACED = 0.1  # seconds
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,21 @@ def digest(record: Mapping[str, Any], curve: str) -> str:
 def read_record(path: Path) -> dict[str, Any]:
     """Reads one `record.json`.
 
+    A run that is done again replaces its curve and its record, one shortly after the other: what does not fit
+    together is read once more.
+
     Raises:
         InputError: it is damaged, or it or its curve is not what the run wrote.
     """
+    try:
+        return intact_record(path)
+    except InputError:
+        time.sleep(WHILE_IT_IS_REPLACED)
+        return intact_record(path)
+
+
+def intact_record(path: Path) -> dict[str, Any]:
+    """Reads a record that nobody is replacing; see `read_record`."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         curve = path.with_name("rounds.csv").read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from heterofl_core.models import build_model
 from heterofl_core.params import SEQUENCE_LENGTH, RunParams
 
 BACKWARD = 2  # a backward pass has about twice the work of a forward pass
+NUM_LABELS = 10  # of images; how many there are hardly changes the work
 STEPS = 6  # that are timed
 REPEATS = 4  # of which the first one warms up
 
@@ -52,10 +53,13 @@ def example(params: RunParams) -> torch.Tensor:
 
 
 def options(params: RunParams) -> dict[str, Any]:
-    """Options of `build_model` that change the cost."""
+    """Options of `build_model`, as a federation gives them; somebody's own model may need each."""
     blocks = {"blocks": params.blocks} if params.blocks else {}
-    shape = {} if params.dataset == "wikitext2" else {"input_shape": sizes_of(params.dataset).shape}
-    return {"norm": params.norm, **shape, **blocks}
+    if params.dataset == "wikitext2":
+        sizes: dict[str, Any] = {}
+    else:
+        sizes = {"input_shape": sizes_of(params.dataset).shape, "num_labels": NUM_LABELS}
+    return {"norm": params.norm, "scale": 1.0, **sizes, **blocks}
 
 
 def timings_for(runs: Iterable[RunParams]) -> Timings:
@@ -117,11 +121,11 @@ def timed_task(params: RunParams, level: str) -> ClientTask:
         tokens = rng.integers(0, labels, (batch, STEPS * SEQUENCE_LENGTH))
         examples, sizes = TextExamples(tokens, labels), {"num_tokens": labels}
     else:
-        labels = 10
+        labels = NUM_LABELS
         inputs = rng.integers(0, 256, (STEPS * batch, *shape)).astype(np.uint8)
         ones = np.ones((shape[0], 1, 1))
         examples = ImageExamples(
-            inputs, rng.integers(0, 10, STEPS * batch), ones, ones, params.dataset == "cifar10"
+            inputs, rng.integers(0, labels, STEPS * batch), ones, ones, params.dataset == "cifar10"
         )
         sizes = {}
     model_options: dict[str, Any] = {"width_rate": width_rate(level), **options(params), **sizes}

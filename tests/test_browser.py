@@ -153,6 +153,14 @@ def test_tables_can_be_sorted_and_searched(browser: Browser, address: str) -> No
     expect(first.locator("td").nth(0)).to_have_text("e")
     page.locator("table.searchable thead th", has_text="FLOPs").click()  # 69.3 M is less than 1.4 B
     expect(first.locator("td").nth(0)).to_have_text("e")
+    difference = page.locator("table.searchable thead th", has_text="Difference")
+    place = difference.evaluate("cell => cell.cellIndex")
+    difference.click()
+    cells = page.locator(f"table.searchable tbody tr > :nth-child({place + 1})").all_text_contents()
+    numbers = [float(text.replace("−", "-")) for text in cells if text]
+    assert 1 < len(numbers) < len(cells)  # some mixes were not run
+    assert cells[-len(numbers) :] == [text for text in cells if text]  # they come first
+    assert numbers == sorted(numbers)
     page.locator(".dt-search input").fill("b-c-d")
     expect(page.locator("table.searchable tbody tr")).to_have_count(4)
     assert complaints == []

@@ -102,6 +102,21 @@ class WithoutDropout(Tiny):
         self.noise_layer = nn.Dropout(0.0)
 
 
+class BuiltWithAMistake(Tiny):
+    def width(self, width_rate: float) -> int:
+        return {1.0: 5}[width_rate]
+
+
+class LaidOutWithAMistake(Tiny):
+    def layout(self) -> Layout:
+        return {"hidden": (self.no_such_axis, None)}  # type: ignore[dict-item]
+
+
+class WithFeatures(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x), x  # type: ignore[return-value]
+
+
 def checked(kind: type[SliceableModel], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
     """Checks a network as that of a run."""
     monkeypatch.setitem(models.ARCHITECTURES, "cnn", kind)
@@ -121,6 +136,12 @@ def test_a_network_that_keeps_to_it_passes(monkeypatch: pytest.MonkeyPatch) -> N
             WithoutOptions,
             r"arch 'cnn' cannot be built \(.*\); it must take the options width_rate, num_labels",
         ),
+        (BuiltWithAMistake, r"arch 'cnn' cannot be built \(KeyError\(0.5\)\); it must take .*, num_labels"),
+        (
+            LaidOutWithAMistake,
+            r"the layout of arch 'cnn' cannot be read \(AttributeError\(.*\)\)",
+        ),
+        (WithFeatures, r"arch 'cnn' makes a tuple from one example; needed is a tensor"),
         (Shared, r"arch 'cnn' uses the tensor of 'scores.bias' in another layer, too; each .* its own"),
         (
             OneTooMany,

@@ -3,6 +3,7 @@
 import fcntl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,17 +40,15 @@ def test_nobody_holds_a_lock_that_was_never_taken(outputs: Path) -> None:
 
 
 def test_a_lock_lies_in_the_folder_of_what_is_locked(outputs: Path, tmp_path: Path) -> None:
-    with locked("one", folder=tmp_path), locked("one", wait=False) as other:
-        assert other  # it is another lock
-        with locked("one", wait=False, folder=tmp_path) as again:
-            assert not again
+    with locked("one", folder=tmp_path):
+        assert is_locked("one", tmp_path)
+        assert not is_locked("one")  # it is another lock
     assert lock_path("one", tmp_path) == tmp_path / "locks" / "one"
     assert lock_path("one", tmp_path).exists()
 
 
 def test_a_lock_is_held_as_long_as_its_block(outputs: Path) -> None:
-    with locked("one") as held:
-        assert held
+    with locked("one"):
         assert is_locked("one")
         assert not is_locked("two")
     assert not is_locked("one")
@@ -63,10 +62,16 @@ def test_who_only_asks_is_not_taken_for_a_holder(outputs: Path) -> None:
         assert not is_locked("one")
 
 
-def test_who_does_not_wait_goes_on_without_the_lock(holder: subprocess.Popen[str]) -> None:
-    with locked("one", wait=False) as held:
-        assert not held
-    assert is_locked("one")
+def test_who_meets_somebody_that_only_asks_says_nothing(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked("one"):
+        pass
+    with lock_path("one").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with locked("one"):
+            assert capsys.readouterr().out == ""
 
 
 def test_who_waits_says_so_and_gets_the_lock_when_its_holder_is_done(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from heterofl_core.errors import InputError
-from heterofl_core.folders import BOOK, PARAMS
+from heterofl_core.folders import BOOK, PARAMS, ROOT
 from heterofl_core.params import Execution, RunParams, run_params
 from heterofl_core.pipeline import Workload, book_sources, snakemake_command, workload
 from heterofl_core.provenance import code_hash
@@ -152,6 +152,7 @@ def test_the_book_is_made_of_its_text_the_parameters_and_what_was_measured(outpu
     named = ("claims.yaml", "schedules.yaml", "paper/table4.csv", "studies/table5.yaml")
     assert {PARAMS / name for name in named} <= set(found)
     assert BOOK / "chapters" / "01-fedavg.md" in found
+    assert {ROOT / "heterofl_core" / name for name in ("figures.py", "report/claims.py")} <= set(found)
     assert all(path.is_file() for path in found)
 
 

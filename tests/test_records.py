@@ -191,6 +191,22 @@ def test_a_record_is_damaged_without_its_curve(outputs: Path, damage: str) -> No
         all_records()
 
 
+@pytest.mark.parametrize("read", ["before", "while it is away"])
+def test_a_record_that_is_replaced_while_it_is_read_is_read_once_more(
+    outputs: Path, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(a_record(), CURVE)
+    old = record_path("one").read_bytes()
+    write_run(a_record() | {"seconds": 2.0}, CURVE.assign(train_loss=0.25))
+    new = record_path("one").read_bytes()
+    if read == "before":
+        record_path("one").write_bytes(old)  # beside the new curve
+    else:
+        record_path("one").unlink()
+    monkeypatch.setattr("heterofl_core.records.time.sleep", lambda _: record_path("one").write_bytes(new))
+    assert read_record(record_path("one"))["seconds"] == 2.0
+
+
 # The seal
 
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,9 +173,10 @@ def statuses(*pairs: tuple[str, int]) -> list[RunStatus]:
     return [RunStatus(PARAMS, state, "", rounds) for state, rounds in pairs]
 
 
-def test_time_left_is_that_of_the_rounds_that_open_runs_lack() -> None:
+def test_time_left_is_that_of_the_rounds_that_open_runs_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     work = work_of(PARAMS)
-    whole = (work.steps * 0.5 + work.evaluated * 0.25) / joblib.cpu_count()
+    whole = (work.steps * 0.5 + work.evaluated * 0.25) / 2
     left = time_left(statuses(("missing", 0), ("stopped", 30), ("done", 40), ("stale", 40)), TIMINGS)
     assert left == f"{1.25 * whole / 3600:.1f} hours left"
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heterofl_core import timings
+from heterofl_core import models, timings
+from heterofl_core.cnn import CNN
 from heterofl_core.cost import CLIENT_WORDS
 from heterofl_core.estimate import (
     SIZES,
@@ -114,6 +115,20 @@ def test_a_client_is_timed_for_a_few_whole_steps_of_its_own_batch_size(name: str
 def test_every_architecture_can_be_timed(name: str) -> None:
     timing = measure(KINDS[name], "e")
     assert all(0 < seconds < 10 for seconds in dataclasses.astuple(timing))
+
+
+class NeedsAll(CNN):
+    def __init__(
+        self, width_rate: float, norm: str, scale: float, input_shape: tuple[int, ...], num_labels: int
+    ) -> None:
+        super().__init__(width_rate, norm=norm, scale=scale, input_shape=input_shape, num_labels=num_labels)
+
+
+def test_a_model_that_needs_all_that_a_federation_gives_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = macs_of(KINDS["cnn"])
+    monkeypatch.setitem(models.ARCHITECTURES, "cnn", NeedsAll)
+    assert macs_of(KINDS["cnn"]) == usual
+    assert measure(KINDS["cnn"], "e").step_seconds > 0
 
 
 @pytest.fixture

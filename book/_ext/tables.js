@@ -7,6 +7,9 @@ import(BUNDLE).then(({ ITable }) => {
     for (const cell of table.tBodies[0].querySelectorAll("td")) {
       const number = cell.textContent.trim().replace("−", "-").match(/^([+-]?\d+(?:\.\d+)?)(?: ([KMB])\b)?/);
       if (number) cell.dataset.order = number[1] * (UNITS[number[2]] ?? 1);
+      // Columns of numbers stand at the right. A cell there without one must say so, or DataTables, which looks at
+      // the first row only, takes all of the column for words.
+      else if (getComputedStyle(cell).textAlign === "right") cell.dataset.order = "";
     }
     new ITable(table, { paging: false, info: false, order: [], autoWidth: false });
   }
