@@ -13,7 +13,7 @@ from typing import Any
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.report.differences import Difference, difference
-from heterofl_core.report.evidence import Evidence
+from heterofl_core.report.evidence import Evidence, how_long
 from heterofl_core.strict_yaml import parse_yaml
 from heterofl_core.studies import combinations
 
@@ -156,6 +156,11 @@ def verdict(outcomes: Sequence[str]) -> str:
 
 
 def judged(evidence: Evidence, comparison: Comparison, which: str = "best") -> tuple[Difference | None, str]:
-    """The measured difference of a comparison, and its outcome; for `which` see `Answer.values`."""
-    found = difference(evidence, comparison.better, comparison.worse, comparison.metric, which)
+    """The measured difference of a comparison, and its outcome; for `which` see `Answer.values`.
+
+    Where only the paper's schedule counts, another one is of interest only if there are no runs by it.
+    """
+    asked = (evidence, comparison.better, comparison.worse, comparison.metric, which)
+    by_the_paper = difference(*asked, how_long(comparison.better)) if comparison.full else None
+    found = by_the_paper or difference(*asked)
     return found, outcome(found, comparison.margin, comparison.full)

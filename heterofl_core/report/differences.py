@@ -48,7 +48,12 @@ class Difference:
 
 
 def difference(
-    evidence: Evidence, better: RunParams, worse: RunParams, metric: str, which: str = "best"
+    evidence: Evidence,
+    better: RunParams,
+    worse: RunParams,
+    metric: str,
+    which: str = "best",
+    schedule: str | None = None,
 ) -> Difference | None:
     """How much better a setting is by a metric; None unless both ran with one seed, by one schedule and were
     evaluated equally often.
@@ -59,8 +64,9 @@ def difference(
 
     Args:
         metric, which: see `Answer.values`.
+        schedule: by which alone they may be compared (see `evidence.how_long`); any unless given.
     """
-    answers = compared(evidence, better, worse)
+    answers = compared(evidence, better, worse, schedule)
     if answers is None:
         return None
     first, second = (answer.by_seed(metric, which) for answer in answers)
@@ -86,15 +92,19 @@ def holm(chances: Sequence[float]) -> float:
     return max((chance for chance, _ in told), default=0.0)
 
 
-def compared(evidence: Evidence, one: RunParams, other: RunParams) -> tuple[Answer, Answer] | None:
-    """Answers to two questions that share seeds, a schedule and the rounds between evaluations, rather the
-    asked schedule, or a long one.
+def compared(
+    evidence: Evidence, one: RunParams, other: RunParams, schedule: str | None = None
+) -> tuple[Answer, Answer] | None:
+    """Answers to two questions that share seeds, a schedule and the rounds between evaluations: of today's
+    code rather than of older one, by the asked schedule rather than by another, by a long one rather than by
+    a short one. For `schedule` see `difference`.
     """
     pairs = [
         (first, second)
         for first in evidence.answers_to(one)
         for second in evidence.answers_to(other)
         if how_long(first.params) == how_long(second.params)
+        and schedule in (None, how_long(first.params))
         and first.params.eval_every == second.params.eval_every
         and shared_seeds(first, second)
     ]

@@ -96,15 +96,18 @@ def repeated(evidence: Evidence, params: RunParams, metric: str, which: str) -> 
 
 
 def repeated_slices(evidence: Evidence, params: RunParams, metric: str) -> list[Repeated]:
-    """The same for the slices of the global model that were judged in the end: of each mix the smallest one,
-    since the slices of one model are lucky together.
+    """The same for slices beside the final models of levels alone. Of each mix it is the smallest slice only,
+    since a mix's model and its slices are lucky together.
     """
-    found = [
-        measured(answer, slice_kind(answer.params), metric, answer.slices(level, metric))
-        for answer in evidence.repeated
-        for level in answer.sliced_levels[-1:]
-        if data_of(answer.params) == data_of(params)
-    ]
+    found = []
+    for answer in evidence.repeated:
+        if data_of(answer.params) != data_of(params):
+            continue
+        if levels := answer.sliced_levels:
+            slices = answer.slices(levels[-1], metric)
+            found.append(measured(answer, slice_kind(answer.params), metric, slices))
+        else:
+            found.append(measured(answer, kind(answer.params), metric, answer.by_seed(metric, "final")))
     return [one for one in found if len(one.by_seed) > 1]
 
 

@@ -48,7 +48,7 @@ def outcomes(
     """
     for (one, its), (other, others) in itertools.combinations(printed.items(), 2):
         better, worse = (one, other) if METRICS[metric].gain(its, others) > 0 else (other, one)
-        ours = difference(evidence, better, worse, metric)
+        ours = difference(evidence, better, worse, metric, schedule=how_long(better))
         if its == others or ours is None or math.isnan(ours.value):
             continue
         if ours.value > 0:

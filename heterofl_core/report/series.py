@@ -10,7 +10,7 @@ from heterofl_core.levels import LEVELS
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.records import METRICS, read_rounds
 from heterofl_core.report.evidence import Answer, Evidence, estimate, how_long
-from heterofl_core.report.noise import PairNoise, kind, pair_noise, repeated, repeated_slices, slice_kind
+from heterofl_core.report.noise import PairNoise, kind, pair_noise, repeated_slices, slice_kind
 from heterofl_core.report.paper import paper_value
 
 PAIRS = tuple(itertools.combinations(LEVELS, 2))
@@ -115,8 +115,7 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
                 alone_run = run_params(**settings, levels=level)
                 alone_answer = evidence.answer(alone_run, how_long(answer.params))
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
-                pool = repeated(evidence, alone_run, metric, "final")
-                pool += repeated_slices(evidence, alone_run, metric)
+                pool = repeated_slices(evidence, alone_run, metric)
                 both = slice_kind(answer.params), kind(alone_run)
                 noise = pair_noise(pool, both, answer.params)
                 level_alone = alone_answer if sliced.keys() & alone.keys() else None

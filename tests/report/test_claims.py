@@ -59,6 +59,17 @@ def test_a_comparison_that_needs_long_runs_says_nothing_of_short_ones() -> None:
     assert outcome(dataclasses.replace(short, full=True), full=True) == "holds"
 
 
+def test_where_long_runs_are_needed_short_ones_of_todays_code_do_not_stand_before_them() -> None:
+    better, worse = (run_params(dataset="mnist", levels=levels) for levels in ("a-e", "e"))
+    long = [a_record(99.0, levels="a-e"), a_record(98.0, levels="e", stale=True)]
+    short = [a_record(97.0, levels=levels, protocol="short") for levels in ("a-e", "e")]
+    asked = Comparison(better, worse, "global_accuracy", full=True)
+    found, came = judged(Evidence([*long, *short]), asked)
+    assert found is not None
+    assert (found.value, found.schedule, came) == (1.0, "paper, other code", "no interval")
+    assert judged(Evidence(short), asked)[1] == "too short"
+
+
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [

@@ -154,8 +154,8 @@ def test_the_whole_study_in_a_few_sentences() -> None:
     assert coverage.summary(found, records) == (
         f"{len(all_runs())} runs are planned. Done with the schedule that is planned, in nearly all cases "
         "the paper's: 1 on MNIST, 0 on CIFAR10, 0 on WikiText2. Done with a different one only, usually a "
-        "shorter one, which answers less: 0 on MNIST, 0 on CIFAR10, 0 on WikiText2. With repetitions by other "
-        "seeds, 2 runs are recorded, which took 1.1 hours of machines."
+        "shorter one, which answers less: 0 on MNIST, 0 on CIFAR10, 0 on WikiText2. With repetitions by "
+        "other seeds, 2 runs are recorded, which took 1.1 hours of machines."
     )
 
 

@@ -172,7 +172,8 @@ def test_ordinary_batch_norm_has_a_kind_of_its_own_where_levels_are_not_mixed() 
 
 def test_slices_scatter_by_themselves() -> None:
     """By hand. Of two mixes the slices of level e are off by 1, in turn; the global models are not at all.
-    The slices of level d are no more evidence: those of one model are lucky together.
+    The slices of level d are no more evidence, and neither are the models: they are lucky together. A level
+    alone is, by its final model.
     """
     sliced = {"a-d-e": [90.0, 94.0], "b-d-e": [92.0, 92.0]}
     records = [
@@ -186,3 +187,6 @@ def test_slices_scatter_by_themselves() -> None:
     kinds = slice_kind(PARAMS), slice_kind(PARAMS)
     assert numbers(pair_noise(pool, kinds, PARAMS)) == pytest.approx((math.sqrt(2 * 4 * 1.0), 1))
     assert pair_noise(pool, (slice_kind(PARAMS), kind(SMALLER)), PARAMS).freedom == 0
+    alone = runs({"e": [95.0, 96.0]})
+    (*_, last) = repeated_slices(Evidence(records + alone), PARAMS, "global_accuracy")
+    assert (last.kind, dict(last.by_seed)) == (kind(SMALLER), {0: 94.0, 1: 95.0})

@@ -64,6 +64,9 @@ def test_only_runs_of_the_papers_schedule_are_counted_and_no_baselines() -> None
         "Of 31 mixes, 3 were run by the paper's schedule. Of their 3 pairs, 2 come out in the paper's order, "
         "0 the other way round by no more than the interval of such a pair, 1 by more (c-e before d)."
     )
+    disagree = runs({"d": [98.0, 98.0], "e": [99.0, 99.0]}, protocol="short")
+    old = a_record(99.0, levels="d", stale=True)  # the pair of short runs is of today's code
+    assert ", 1 come out in the paper's order" in said([old, *runs({"e": [98.0]}), *disagree])
     assert said(runs({"d": [99.0]})) == (
         "Of 31 mixes, 1 were run by the paper's schedule. Too few to have an order."
     )
