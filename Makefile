@@ -20,7 +20,7 @@ help: ## Shows this list.
 # The environment: made once, and again when a pinned version changes.
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv; this takes some minutes, once."
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed (make PYTHON=...), this is " + sys.version)'
 	$(PYTHON) -m venv .venv
 	$(INSTALL) pip  # the one that Python brings may take minutes to look up so many versions
 	$(INSTALL) --editable '.[$(EXTRAS)]'

@@ -216,7 +216,7 @@ def book(options: argparse.Namespace) -> None:
 
 def pipeline(options: argparse.Namespace) -> None:
     """whole studies through Snakemake, and the book with them"""
-    from heterofl_core.pipeline import snakemake_command, workload
+    from heterofl_core.pipeline import fetch, snakemake_command, workload
     from heterofl_core.settings import to_texts
     from heterofl_core.timings import timings_for
 
@@ -227,7 +227,10 @@ def pipeline(options: argparse.Namespace) -> None:
     if options.dry_run:
         command += ["--dry-run", "--forcerun=run"]  # whatever old markers say
     else:
-        timings_for(todo.runs[run_id] for run_id in todo.open)
+        undone = [todo.runs[run_id] for run_id in todo.open]
+        if not options.profile:  # a cluster may have data of its own
+            fetch(undone)
+        timings_for(undone)
         todo.remove_old_markers()
     status(options)
     sys.stdout.flush()

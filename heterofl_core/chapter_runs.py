@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 from heterofl_core.chapters import code_cells, read_chapter
 from heterofl_core.errors import InputError
 from heterofl_core.files import atomic, sweep
-from heterofl_core.folders import outputs_folder
+from heterofl_core.folders import ROOT, outputs_folder
 from heterofl_core.locks import locked
 from heterofl_core.notebooks import read_notebook, through_papermill
 from heterofl_core.processor import processor
@@ -24,13 +24,14 @@ def executed_chapter(path: Path) -> Path:
 
 
 def as_it_ran(path: Path) -> NotebookNode | None:
-    """A chapter as it was executed last; None if it never was.
+    """A chapter as it was executed last; None if it never was. In another outputs folder than the checkout's,
+    where it was not executed, it is as it came with the checkout.
 
     Raises:
         InputError: it is damaged.
     """
-    kept = executed_chapter(path)
-    return read_notebook(kept) if kept.exists() else None
+    places = (executed_chapter(path), ROOT / "outputs" / "course" / f"{path.stem}.ipynb")
+    return next((read_notebook(kept) for kept in places if kept.exists()), None)
 
 
 def has_code_of(ran: NotebookNode, path: Path) -> bool:

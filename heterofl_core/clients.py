@@ -153,10 +153,12 @@ def local_epochs(task: ClientTask, model: SliceableModel) -> Iterator[Iterator[B
 @contextmanager
 def autocast(precision: str, device: str) -> Iterator[None]:
     """Executes convolutions and products of matrices in `bf16`, or in TensorFloat-32 where a GPU has it, if
-    `precision` says so; parameters, their gradients and the optimiser stay in float32.
+    `precision` says so; parameters and the optimiser stay in float32.
 
-    Under `bf16` what these layers give is rounded to bfloat16, logits and loss included. sBN computes in
-    float32 from there on, the other norms hand on bfloat16, which the next layer would round to anyway.
+    Under `bf16` what these layers give is rounded to bfloat16, logits and loss included, and so are the
+    gradients that the backward pass gives them. sBN computes in float32 from there on, the other norms hand
+    on bfloat16, which the next layer would round to anyway. TensorFloat-32 is for the forward pass alone:
+    the backward pass, outside of this block, asks the flag again.
     """
     allow_tf32(precision == "tf32")
     try:

@@ -23,6 +23,10 @@ from heterofl_core.report.badges import write_badges
 from heterofl_core.report.evidence import state
 from heterofl_core.report.titles import title_of
 
+NOTHING_EXECUTED = """# None so far
+
+`make run` executes an experiment's notebook, and `make book` then shows it here.
+"""
 EXAMPLE = re.compile(r"```bash\n.*?```", re.DOTALL)
 """In a notebook's first cell, the command that executes it."""
 
@@ -60,6 +64,8 @@ def copy_pages() -> list[Path]:
         notebook.cells[0].source = introduction(notebook.cells[0].source, record["params"])
         pages.append(folder / source.name)
         write_text(pages[-1], nbformat.writes(notebook))
+    if not pages:
+        write_text(folder / "none.md", NOTHING_EXECUTED)
     return pages
 
 

@@ -92,7 +92,8 @@ class RunParams(BaseModel):
         lr, milestones: learning rate, and the rounds after which it is multiplied by 0.1.
         momentum, weight_decay, clip_norm: of a client's SGD; the gradient's norm is clipped.
         precision: of convolutions and products of matrices in training: `fp32`; `bf16`, which pays for large
-            models where the processor has it; `tf32`, which only some GPUs have. Evaluation is in float32.
+            models where the processor has it; `tf32`, which only some GPUs have, in the forward pass.
+            Evaluation is in float32.
         eval_every: rounds between evaluations; the last round and the milestones always count.
         seed: of every draw.
     """

@@ -1,6 +1,6 @@
 """Who holds which examples: IID and label-skewed partitions over the clients (Section 4).
 
-Beside the paper's label skew stands the field's other standard, Dirichlet (Hsu, Qi and Brown, 2019).
+Beside the paper's label skew stands the field's other standard, Dirichlet (Yurochkin et al., 2019).
 """
 
 from dataclasses import dataclass

@@ -5,9 +5,10 @@ or contradict them.
 """
 
 import json
+import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,19 @@ def statuses_of(studies: Sequence[str], changes: Mapping[str, Any]) -> dict[str,
     return {run_id: status_of(params) for run_id, params in runs.items()}
 
 
+def fetch(runs: Iterable[RunParams]) -> None:
+    """Has MNIST downloaded, if one of some runs needs it and it is not there: runs that start at once would
+    write into one another's download, which is torchvision's.
+
+    Raises:
+        InputError: it could not be downloaded.
+    """
+    if any(params.dataset == "mnist" for params in runs):
+        from heterofl_core.data import load_images
+
+        load_images("mnist")
+
+
 def newest_record() -> list[Path]:
     """The record that was written last, if there is one: results that are older are made anew."""
     records = runs_folder().glob("*/record.json")
@@ -172,9 +186,15 @@ def snakemake_command(
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")),
         *("--directory", str(ROOT)),
-        *(["--profile", str(profile_folder(profile))] if profile else ["--cores", "all"]),
+        *(["--profile", str(profile_folder(profile))] if profile else on_this_machine()),
         *("--config", *(f"{name}={json.dumps(value)}" for name, value in config.items())),
     ]
+
+
+def on_this_machine() -> list[str]:
+    """Options by which runs take all cores, and no more memory together than there is."""
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return ["--cores", "all", "--resources", f"mem_mb={memory_mb}"]
 
 
 def from_anywhere(value: Any) -> Any:

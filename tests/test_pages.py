@@ -130,6 +130,12 @@ def test_of_several_seeds_the_first_is_featured() -> None:
     assert page.stem == runs[1].run_id
 
 
+def test_a_book_without_executed_notebooks_says_so(book: Path) -> None:
+    write_record()  # of a run without Jupyter
+    assert pages.copy_pages() == []
+    assert (book / "executed" / "none.md").read_text().startswith("# None so far\n")
+
+
 def test_each_experiment_is_featured_once() -> None:
     runs = [run_params(dataset="digits", levels=levels) for levels in ("a-e", "e", "b")]
     runs.append(run_params(dataset="digits", levels="a-e", scaler=False))

@@ -1,6 +1,7 @@
 """What Snakemake is told: which runs are open, and how each is started."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from heterofl_core.errors import InputError
 from heterofl_core.folders import BOOK, PARAMS, ROOT
 from heterofl_core.params import Execution, RunParams, run_params
-from heterofl_core.pipeline import Workload, book_sources, snakemake_command, workload
+from heterofl_core.pipeline import Workload, book_sources, fetch, snakemake_command, workload
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import record_path, write_run
 from heterofl_core.report import counts
@@ -156,6 +157,16 @@ def test_the_book_is_made_of_its_text_the_parameters_and_what_was_measured(outpu
     assert all(path.is_file() for path in found)
 
 
+@pytest.mark.parametrize(("dataset", "fetched"), [("mnist", ["mnist"]), ("digits", [])])
+def test_mnist_is_there_before_runs_start_at_once(
+    dataset: str, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("heterofl_core.data.load_images", loaded.append)
+    fetch([run_params(dataset=dataset, levels=levels) for levels in ("d", "e")])
+    assert loaded == fetched
+
+
 def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours(tmp_path: Path) -> None:
     command = snakemake_command(["table5"], ['levels="e"'], redo_stale=False, profile="slurm")
     config = dict(text.split("=", 1) for text in command[command.index("--config") + 1 :])
@@ -168,6 +179,8 @@ def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours(tmp_p
     here = snakemake_command(["my.yaml"], ["trace=my.csv"], redo_stale=False, profile=None)
     assert "--profile" not in here
     assert here[here.index("--cores") + 1] == "all"
+    assert re.fullmatch(r"mem_mb=\d{3,}", here[here.index("--resources") + 1])  # at least 100 MB
+    assert "--resources" not in command  # a cluster knows its own
     assert f'studies=["{Path.cwd()}/my.yaml"]' in here
     assert "settings=" + json.dumps([f'trace="{Path.cwd()}/my.csv"']) in here
     own = snakemake_command(["table5"], [], redo_stale=False, profile=str(tmp_path))

@@ -1,10 +1,11 @@
 """Pages are read, and so executed, side by side: `jupyter-book build` does not hand on Sphinx's `--jobs`."""
 
-import os
-
+import joblib
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
+MOST = 8
+"""Kernels at once: more start no faster, and a page may take only so long."""
 SAFE = ("sphinx_jupyterbook_latex", "sphinx_multitoc_numbering")
 """Jupyter Book's extensions that do not say so: one acts on LaTeX, one once all pages are read."""
 
@@ -17,6 +18,6 @@ def declare_safe(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx's entry point."""
-    app.parallel = os.cpu_count() or 1
+    app.parallel = min(joblib.cpu_count(), MOST)
     app.connect("config-inited", declare_safe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
