@@ -332,6 +332,14 @@ def test_a_chapter_whose_kernel_dies_is_one_sentence(doubling: Path, monkeypatch
         course.bring_up_to_date()
 
 
+def test_in_another_outputs_folder_a_chapter_is_as_it_came_with_the_checkout(outputs: Path) -> None:
+    chapter = ROOT / "book" / "chapters" / "01-fedavg.md"
+    ran = chapter_runs.as_it_ran(chapter)
+    assert ran is not None
+    assert ran.metadata.course["seconds"] > 0
+    assert not outputs.exists()
+
+
 def test_a_chapter_with_both_sides_of_a_merge_is_named(doubling: Path, outputs: Path) -> None:
     kept = outputs / "course" / "01-doubling.ipynb"
     kept.parent.mkdir(parents=True)
