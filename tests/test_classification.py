@@ -13,6 +13,7 @@ from torch import Tensor
 from heterofl_core import classification, personal
 from heterofl_core.classification import (
     BATCH,
+    PART,
     Classification,
     PartOfData,
     accuracy,
@@ -185,6 +186,14 @@ def test_evaluation_passes_all_examples_in_order_in_batches_of_equal_size(
     assert [len(batch) for batch in batches] == [3, 3, 1]
     expected = (torch.arange(7.0) - 100) / 100
     torch.testing.assert_close(torch.cat(batches).flatten(), expected)
+
+
+def test_statistics_are_counted_in_batches_of_50_and_parts_of_1000() -> None:
+    """Neither is a mere matter of speed: both can change a result. While sBN's statistics are counted, each
+    layer normalises a batch by the batch's own mean and variance, so what the deeper layers get, and with it
+    their statistics, depends on which images stand together. A part's number keys the draws of augmentation.
+    """
+    assert (BATCH, PART) == (50, 1000)
 
 
 def test_parts_have_a_fixed_size_and_together_all_images_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.examples import ImageExamples, normalise
 from heterofl_core.executor import on_one_thread, one_thread
 from heterofl_core.federation import Federation, Weights
-from heterofl_core.heterofl import slice_parameters
+from heterofl_core.heterofl import aggregate, slice_parameters
 from heterofl_core.levels import width_rate
 from heterofl_core.models import build_model
 from heterofl_core.params import run_params
@@ -297,6 +297,28 @@ def test_a_round_moves_the_selected_coordinates_and_nothing_else(selection: str)
         expected[np.ix_(index[f"block{block}"], before_block)] = True
         np.testing.assert_array_equal(moved.numpy(), expected)
     assert index["block3"].tolist() != list(range(32))
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_clients_of_one_level_each_train_the_random_sub_model_that_they_drew() -> None:
+    """Two of level e: their sub-models have one shape, and hold different channels."""
+    federation = federation_of(
+        "d-e", num_clients=3, trace="dee", participation=1.0, local_epochs=1, selection="random"
+    )
+    before = federation.initial_weights()
+    updates = []
+    for client, level in enumerate("dee"):
+        index = federation.sub_model(1, client, level)
+        task = task_of(federation, before, 1, client, level, index)
+        sent = on_one_thread(client_update, task).parameters
+        tensors = {name: torch.from_numpy(value) for name, value in sent.items()}
+        updates.append(({**index, **federation.task.share(client).upload}, tensors))
+    (_, second, third) = (index["block0"].tolist() for index, _ in updates)
+    assert second != third
+    assert len(second) == len(third) == 4
+    after, summary = federation.run_round(before, 1, workers=1)
+    assert summary.levels == ["d", "e", "e"]
+    assert_identical(after.shared, aggregate(before.shared, federation.axes, updates))
 
 
 # Models

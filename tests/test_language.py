@@ -18,6 +18,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.examples import TextExamples
 from heterofl_core.executor import on_one_thread
 from heterofl_core.federation import Federation, Weights
+from heterofl_core.heterofl import aggregate
 from heterofl_core.language import LanguageModelling, PartOfText, losses_of
 from heterofl_core.local_step import LocalStep
 from heterofl_core.models import build_model
@@ -368,6 +369,28 @@ def test_a_word_is_averaged_over_the_clients_that_hold_it() -> None:
     for word, each in rows.items():
         mean = np.mean(each, axis=0).astype(np.float32)
         np.testing.assert_array_equal(after.shared["token.weight"][word], mean)
+
+
+def test_clients_of_one_level_with_equally_many_words_each_receive_the_rows_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their models have one shape, which cannot tell what they receive apart. Both hold words 2 and 3."""
+    first, second = (np.resize(words, LENGTH) for words in ([0, 1, 2, 3], [2, 3, 4, 5]))
+    text = Text(np.concatenate([first, second]), np.array([0]), num_tokens=7)
+    monkeypatch.setattr(language, "load_text", lambda: text)
+    federation = federation_of(levels="e", num_clients=2, participation=1.0, batch_size=2)
+    assert sorted(words_of(federation, client) for client in range(2)) == [[0, 1, 2, 3], [2, 3, 4, 5]]
+    before, index = federation.initial_weights(), federation.sub_model(1, 0, "e")
+    updates = []
+    for client in range(2):
+        share = federation.task.share(client)
+        task = federation.client_task(before, 1, client, "e", share, index)
+        sent = on_one_thread(client_update, task).parameters
+        tensors = {name: torch.from_numpy(value) for name, value in sent.items()}
+        updates.append(({**index, **share.upload}, tensors))
+    after, _ = federation.run_round(before, 1, workers=1)
+    for name, value in aggregate(before.shared, federation.axes, updates).items():
+        assert torch.equal(after.shared[name], value), name
 
 
 def test_partial_vocabularies_save_exactly_the_absent_rows_on_the_way() -> None:
