@@ -1,6 +1,11 @@
 """The real federation's parts without processes: messages, the roster, the strategy with clients in here."""
 
-from collections.abc import Callable, Iterable
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +22,11 @@ from cryptography import x509
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from heterofl_flower import __main__ as command
 from heterofl_flower import client_app, loopback, messages, server_app
 from heterofl_flower.__main__ import main
-from heterofl_flower.credentials import make_certificates, make_key
+from heterofl_flower.credentials import Certificates, make_certificates, make_key
+from heterofl_flower.loopback import Loopback, Process
 from heterofl_flower.messages import (
     from_record,
     pack_task,
@@ -36,6 +43,7 @@ from heterofl_flower.strategy import HeteroFL, as_record
 from heterofl_core.clients import client_update
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
+from heterofl_core.folders import ROOT
 from heterofl_core.selection import static_index
 
 TRACE = "cde"
@@ -308,10 +316,9 @@ def test_who_is_silent_is_left_out_of_that_rounds_mean_alone(federation: Federat
 
 def test_a_round_without_any_answer_leaves_all_as_it_was(federation: Federation, roster: Roster) -> None:
     strategy = HeteroFL(federation, roster, 60)
-    learned = run(strategy, HereGrid(roster, silent={1: [0, 1, 2]}), rounds=1)
-    assert strategy.participants == [[]]
-    assert largest_difference(learned, federation.initial_weights().shared) == 0
-    assert largest_difference(simulate(federation.params, [[]]).shared, learned) == 0
+    learned = run(strategy, HereGrid(roster, silent={2: [0, 1, 2]}))
+    assert strategy.participants == [[0, 1, 2], []]
+    assert largest_difference(learned, simulate(federation.params, [[0, 1, 2]]).shared) == 0
 
 
 def test_levels_come_from_keys_and_strangers_get_nothing(
@@ -355,9 +362,9 @@ def test_failures_and_forged_answers_are_left_out(federation: Federation, roster
     assert torch.equal(strategy.weights.shared[name][outside:], weights.shared[name][outside:])
 
 
-def test_the_server_waits_a_bounded_time_and_writes_how_the_result_came_about(
-    roster: Roster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def serve(roster: Roster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[HereGrid], None]:
+    """The server's program, for one round, whose result goes to `tmp_path`."""
     monkeypatch.setattr(server_app, "POLL_SECONDS", 0.01)
     roster.write(tmp_path / "roster.yaml")
     config = CONFIG | {
@@ -366,11 +373,27 @@ def test_the_server_waits_a_bounded_time_and_writes_how_the_result_came_about(
         "rounds": 1,
         "deadline_seconds": 0.1,
     }
-    server_app.main(HereGrid(roster, gone=[0]), SimpleNamespace(run_config=config))  # type: ignore[arg-type]
+    context: Any = SimpleNamespace(run_config=config)
+    return lambda grid: server_app.main(grid, context)  # type: ignore[arg-type]
+
+
+def test_the_server_waits_a_bounded_time_and_writes_how_the_result_came_about(
+    serve: Callable[[HereGrid], None], roster: Roster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(HereGrid(roster, gone=[0]))
     tensors, params, participants = read_result(tmp_path / "result.safetensors")
     assert participants == [[1, 2]]
     assert largest_difference(tensors, simulate(params, participants).shared) == 0
     assert "server: round 1: client 0 is not connected" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("absent", [{"gone": [0, 1, 2]}, {"silent": {1: [0, 1, 2]}}])
+def test_a_run_in_which_no_update_was_accepted_has_no_result(
+    serve: Callable[[HereGrid], None], roster: Roster, tmp_path: Path, absent: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match="no client's update was accepted in any round"):
+        serve(HereGrid(roster, **absent))
+    assert not (tmp_path / "result.safetensors").exists()
 
 
 # Certificates, and what is started
@@ -414,10 +437,20 @@ def test_the_fields_that_travel_are_all_that_the_server_decides() -> None:
     assert {field.name for field in fields(ClientTask)} == set(messages.SETTINGS) | at_home
 
 
-def test_the_app_names_modules_that_exist() -> None:
-    import tomllib
+def settings_in(folder: Path) -> dict[str, Any]:
+    return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
 
-    app = tomllib.loads((loopback.APP / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+
+def test_the_app_lets_flower_install_nothing_but_the_flower_that_the_study_pins() -> None:
+    """The study itself is in no package index, where somebody else could take its name."""
+    pinned = settings_in(ROOT)["project"]["optional-dependencies"]["federation"]
+    assert settings_in(loopback.APP)["project"]["dependencies"] == [
+        package for package in pinned if package.startswith("flwr==")
+    ]
+
+
+def test_the_app_names_modules_that_exist() -> None:
+    app = settings_in(loopback.APP)["tool"]["flwr"]["app"]
     assert app["components"] == {
         "serverapp": "heterofl_flower.server_app:app",
         "clientapp": "heterofl_flower.client_app:app",
@@ -437,3 +470,142 @@ def test_the_app_names_modules_that_exist() -> None:
 def test_whom_nobody_can_kill_is_told_before_anything_starts(options: list[str], sentence: str) -> None:
     with pytest.raises(SystemExit, match=f"^{sentence}$"):
         main(options)
+
+
+# The end, in order
+
+
+SLEEPER = (sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)")
+STUBBORN = (*SLEEPER[:2], f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER[2]}")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Loopback]:
+    """A federation without a server, whose processes are not Flower's."""
+    missing = tmp_path / "missing"
+    found = Loopback(tmp_path, Certificates(missing, missing, missing), 0)
+    yield found
+    found.kill_left_over()
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """`main` changes them for its whole process."""
+    before = {ending: signal.getsignal(ending) for ending in command.ENDING}
+    yield
+    for ending, handler in before.items():
+        signal.signal(ending, handler)
+
+
+@pytest.mark.parametrize("ending", command.ENDING)
+def test_a_signal_lets_all_be_cleaned_up_and_a_second_one_does_not_stop_that(
+    ending: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[Path] = []
+
+    def show(folder: Path, *_: Any) -> None:
+        try:
+            signal.raise_signal(ending)
+        finally:
+            for again in command.ENDING:
+                signal.raise_signal(again)
+            cleaned.append(folder)
+
+    monkeypatch.setattr(command, "show", show)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 128 + ending
+    (folder,) = cleaned
+    assert not folder.exists()
+
+
+def test_what_nohup_lets_be_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "show", lambda *_: signal.raise_signal(signal.SIGHUP))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    main([])
+
+
+def test_a_signal_while_processes_are_asked_to_end_has_them_killed(
+    here: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Loopback) -> None:
+        raise KeyboardInterrupt
+
+    process = here.start("stubborn", *STUBBORN)
+    process.wait_for("here", 30)
+    monkeypatch.setattr(Loopback, "ask_to_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        here.stop()
+    assert process.ends(5) == -signal.SIGKILL
+
+
+def test_nothing_starts_once_a_federation_has_been_stopped(here: Loopback) -> None:
+    process = here.start("sleeper", *SLEEPER)
+    here.stop()
+    assert process.handle.poll() == -signal.SIGTERM
+    with pytest.raises(InputError, match="late is not started: the federation has been stopped"):
+        here.start("late", *SLEEPER)
+
+
+def test_ctrl_c_does_not_wait_for_rounds_that_never_come(
+    here: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread waits for a client's round, and is told by the end of the run that it need not."""
+
+    @contextmanager
+    def federation(folder: Path, trace: str) -> Iterator[Loopback]:
+        here.start("client-0", *SLEEPER)
+        try:
+            yield here
+        finally:
+            here.stop()
+
+    def interrupted(self: command.Report, run: Process, seconds: float) -> None:
+        run.wait_for("here", 30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "federation", federation)
+    monkeypatch.setattr(Loopback, "submit", lambda self, **_: self.start("run", *SLEEPER))
+    monkeypatch.setattr(command.Report, "follow", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.show(tmp_path, "c", rounds=1, deadline=60, kill=0, kill_in=1)
+    assert [process.handle.poll() for process in here.processes] == [-signal.SIGTERM] * 2
+
+
+def test_ctrl_c_does_not_wait_for_keys_to_be_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+
+    def register(self: Loopback, name: str) -> int:
+        process = self.start(name, *SLEEPER)
+        process.wait_for("here", 30)
+        os.kill(os.getpid(), signal.SIGINT)  # for the main thread, which waits for this one
+        ended.append(process.ends(120))
+        return 0
+
+    monkeypatch.setattr(Loopback, "start_server", lambda self: None)
+    monkeypatch.setattr(Loopback, "register", register)
+    with pytest.raises(KeyboardInterrupt), loopback.federation(tmp_path, "c"):
+        pass
+    assert ended == [-signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        ("Traceback\n  raise X\nheterofl_core.errors.InputError: no client\nINFO: bye\n", "no client"),
+        ("ImportError: no torch\n", "the run ended without a result: ImportError: no torch\n"),
+    ],
+)
+def test_a_run_without_a_result_ends_with_the_servers_own_sentence(
+    tmp_path: Path, log: str, sentence: str
+) -> None:
+    (tmp_path / "run.log").write_text(log, encoding="utf-8")
+    handle: Any = None
+    assert command.reason(Process("run", handle, tmp_path / "run.log")) == sentence
+
+
+def test_flowers_programs_are_where_they_are_looked_for() -> None:
+    for program in ("flwr", "flower-superlink", "flower-supernode", "flower-superexec"):
+        assert (loopback.BIN / program).is_file()

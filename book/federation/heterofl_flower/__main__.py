@@ -1,12 +1,15 @@
 """`make federation`: a federation on this machine, from its keys to the comparison with the simulation."""
 
 import argparse
+import re
+import signal
 import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 
 from heterofl_core.errors import InputError
 from heterofl_flower.credentials import make_certificates
@@ -15,6 +18,8 @@ from heterofl_flower.simulation import largest_difference, read_result, simulate
 
 OVERHEAD_SECONDS = 60.0  # of a run, beside its rounds: processes start, files are written
 TOLERANCE = 1e-6
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, a closed terminal
+REASON = re.compile(r"^[\w.]*InputError: (.*)$", re.MULTILINE)  # the last line of a traceback
 WIDTH = 100  # characters of a line
 
 
@@ -58,11 +63,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kill", type=int, default=1, help="the client that is killed; -1 for none")
     parser.add_argument("--kill-in", type=int, default=2, help="the round in which it is")
     given = parser.parse_args(arguments)
+    clean_up_after_signals()
     with tempfile.TemporaryDirectory(prefix="federation-") as folder:
         try:
             show(Path(folder), given.levels, given.rounds, given.deadline, given.kill, given.kill_in)
         except InputError as error:
             raise SystemExit(f"error: {error}") from error
+
+
+def clean_up_after_signals() -> None:
+    """Makes the signals that end this process raise SystemExit, so that each `finally` runs.
+
+    Otherwise `kill` would end this process alone. The others, in sessions of their own, would go on, and the
+    folder with the private keys would stay.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for ending in ENDING:
+            signal.signal(ending, signal.SIG_IGN)  # a second Ctrl-C would cut short what cleans up
+        raise SystemExit(128 + number)  # as a shell says it
+
+    for ending in ENDING:
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # `nohup` lets SIGHUP be ignored
+            signal.signal(ending, end)
 
 
 def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill_in: int) -> None:
@@ -77,8 +100,8 @@ def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill
         kill_in: the round in which it does.
 
     Raises:
-        InputError: there is no such client or round, a step took too long, or the result is not the
-            simulation's.
+        InputError: there is no such client or round, a step took too long, or there is no result, or one that
+            is not the simulation's.
     """
     if not -1 <= kill < len(trace):
         raise InputError(f"--kill {kill} is not allowed; clients are 0 to {len(trace) - 1}, and -1 is nobody")
@@ -86,19 +109,15 @@ def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill
         raise InputError(f"--kill-in {kill_in} is not allowed; rounds are 1 to {rounds}")
     report = Report()
     report.say("a certificate authority, a server's certificate and a key for each client are made")
-    with federation(folder, trace) as here:
+    # If this is interrupted, the federation is stopped before `disturb`, which waits for it, is waited for.
+    with ThreadPoolExecutor() as aside, federation(folder, trace) as here:
         report.say(f"a server and {len(trace)} clients run, each a process of its own")
         run = here.submit(rounds=rounds, deadline_seconds=deadline)
-        with ThreadPoolExecutor() as aside:
-            disturbed = aside.submit(disturb, here, run, kill, kill_in, report)
-            try:
-                report.follow(run, rounds * deadline + OVERHEAD_SECONDS)
-            except BaseException:  # Ctrl-C as well
-                run.kill()  # or `disturb` would wait for its rounds for ever
-                raise
-            disturbed.result()
+        disturbed = aside.submit(disturb, here, run, kill, kill_in, report)
+        report.follow(run, rounds * deadline + OVERHEAD_SECONDS)
+        disturbed.result()
         if not here.result.exists():
-            raise InputError(f"the run ended without a result: {run.tail()}")
+            raise InputError(reason(run))
     report.say("all processes have ended")
     compare(here.result, report)
 
@@ -122,6 +141,12 @@ def disturb(here: Loopback, run: Process, kill: int, kill_in: int, report: Repor
     other = make_certificates(here.folder / "other-tls")
     refusal = here.try_to_join("astray", other.authority)
     report.say(f"a node that trusts another authority turns away from the server: {refusal}")
+
+
+def reason(run: Process) -> str:
+    """Why a run has no result: the sentence with which the server's app ended, or else the end of the log."""
+    sentences = REASON.findall(run.text())
+    return sentences[-1] if sentences else f"the run ended without a result: {run.tail()}"
 
 
 def compare(path: Path, report: Report) -> None:

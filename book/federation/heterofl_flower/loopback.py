@@ -9,13 +9,14 @@ import re
 import signal
 import socket
 import subprocess
-import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from heterofl_core.errors import InputError
@@ -24,7 +25,7 @@ from heterofl_flower.credentials import Certificates, make_certificates, make_ke
 from heterofl_flower.roster import Member, Roster
 
 APP = Path(__file__).resolve().parents[1]
-BIN = Path(sys.executable).parent
+BIN = Path(sysconfig.get_path("scripts"))  # where pip puts programs: not beside Python on Debian or Colab
 HOST = "127.0.0.1"
 CONNECTION = "loopback"  # the name of the server in Flower's own configuration
 REFUSAL = re.compile(r"Exit Code: (\d+)\n.*\n(.*)")  # what a node writes when it cannot connect
@@ -90,12 +91,16 @@ class Loopback:
         certificates: of the server.
         port: of the server.
         processes: that were started, the server first.
+        over: whether it has been stopped, so that nothing is started any more.
+        lock: held by who starts a process or forbids it.
     """
 
     folder: Path
     certificates: Certificates
     port: int
     processes: list[Process] = field(default_factory=list)
+    over: bool = False
+    lock: Lock = field(default_factory=Lock)
 
     @property
     def roster(self) -> Path:
@@ -114,11 +119,16 @@ class Loopback:
             name: of the process and of its log.
             command: the program, and arguments in their places.
             options: arguments with names, `port` for `--port`.
+
+        Raises:
+            InputError: the federation has been stopped.
         """
         for option, value in options.items():
             command = (*command, f"--{option.replace('_', '-')}", str(value))
         log = self.folder / f"{name}.log"
-        with log.open("wb") as file:
+        with self.lock, log.open("wb") as file:
+            if self.over:  # another thread would otherwise start what nobody ends
+                raise InputError(f"{name} is not started: the federation has been stopped")
             handle = subprocess.Popen(
                 [str(part) for part in command],
                 stdout=file,
@@ -128,8 +138,8 @@ class Loopback:
                 env=environment(self.folder),
                 start_new_session=True,
             )
-        process = Process(name, handle, log)
-        self.processes.append(process)
+            process = Process(name, handle, log)
+            self.processes.append(process)
         return process
 
     def start_server(self) -> Process:
@@ -233,7 +243,20 @@ class Loopback:
         return self.start("run", BIN / "flwr", "run", APP, CONNECTION, "--stream", run_config=settings)
 
     def stop(self) -> None:
-        """Ends all that runs, the nodes before the server; what does not obey is killed."""
+        """Ends all that runs, and lets nothing start any more.
+
+        Raises:
+            InputError: processes are left over.
+        """
+        with self.lock:
+            self.over = True
+        try:
+            self.ask_to_end()
+        finally:  # a signal may cut the waiting short: then all that is left is killed at once
+            self.kill_left_over()
+
+    def ask_to_end(self) -> None:
+        """Asks all processes to end, the nodes before the server; kills the one that does not obey."""
         for process in reversed(self.processes):
             if process.handle.poll() is None:
                 process.handle.terminate()
@@ -243,6 +266,13 @@ class Loopback:
                 process.handle.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
+
+    def kill_left_over(self) -> None:
+        """Kills what still runs, wherever it moved.
+
+        Raises:
+            InputError: something outlives it.
+        """
         for child in left_over(self.folder):  # Flower detaches some of its children
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
@@ -280,16 +310,16 @@ def federation(folder: Path, trace: str, claims: dict[int, str] | None = None) -
             for number, (name, level) in enumerate(zip(names, trace, strict=True))
         )
     ).write(here.roster)
-    try:
-        here.start_server()
-        with ThreadPoolExecutor() as operators:  # side by side, since each takes seconds to start
-            list(operators.map(here.register, names))
-        for number, name in enumerate(names):
-            level = (claims or {}).get(number)
-            here.start_node(name, config=f'level="{level}"' if level else "")
-        yield here
-    finally:
-        here.stop()
+    with ThreadPoolExecutor() as operators:  # around the rest, so that what they wait for is stopped first
+        try:
+            here.start_server()
+            list(operators.map(here.register, names))  # side by side, since each takes seconds to start
+            for number, name in enumerate(names):
+                level = (claims or {}).get(number)
+                here.start_node(name, config=f'level="{level}"' if level else "")
+            yield here
+        finally:
+            here.stop()
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import save_file
 
+from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation, Weights
 from heterofl_core.files import atomic
 from heterofl_core.params import RunParams
@@ -22,7 +23,11 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """A whole run."""
+    """A whole run.
+
+    Raises:
+        InputError: the roster or a setting cannot be used, or no update was accepted in any round.
+    """
     config = context.run_config
     roster = Roster.read(Path(str(config["roster"])))
     params = params_for(config, roster)
@@ -30,6 +35,10 @@ def main(grid: Grid, context: Context) -> None:
     strategy = HeteroFL(Federation(params), roster, deadline_seconds, say)
     wait_for_clients(grid, roster, deadline_seconds)
     strategy.start(grid, as_record(strategy.weights), num_rounds=params.rounds, timeout=deadline_seconds)
+    if not any(strategy.participants):  # nothing was learned: untrained parameters are no result
+        raise InputError(
+            "no client's update was accepted in any round; what the server says of each round tells why"
+        )
     save_result(Path(str(config["result"])), strategy.weights, params, strategy.participants)
 
 
