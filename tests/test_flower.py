@@ -490,8 +490,13 @@ def here(tmp_path: Path) -> Iterator[Loopback]:
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """`main` changes them for its whole process."""
+    """`main` changes them for its whole process. A process in the background may have been told to ignore
+    Ctrl-C; here nothing is ignored.
+    """
     before = {ending: signal.getsignal(ending) for ending in command.ENDING}
+    for ending in command.ENDING:
+        signal.signal(ending, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for ending, handler in before.items():
         signal.signal(ending, handler)
