@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-import sys
+import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def build_book(solutions: bool = True) -> Path:
         write_pages(solutions=solutions)
         # Sphinx does not see that outputs/ changed: --all reads every page anew
         options = ["--all", "--warningiserror", "--nitpick", "--keep-going", "--quiet"]
-        tool = Path(sys.executable).with_name("jupyter-book")
+        tool = Path(sysconfig.get_path("scripts")) / "jupyter-book"  # not beside Python on Debian or Colab
         if subprocess.run([tool, "build", BOOK, *options], check=False).returncode:
             raise InputError("the book was not built; the warnings above are errors")
     return BOOK / "_build" / "html" / "index.html"

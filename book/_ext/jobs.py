@@ -5,7 +5,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 MOST = 8
-"""Kernels at once: more start no faster, and a page may take only so long."""
+"""Kernels at once: each takes memory, and a page that waits for the others may take only so long."""
 SAFE = ("sphinx_jupyterbook_latex", "sphinx_multitoc_numbering")
 """Jupyter Book's extensions that do not say so: one acts on LaTeX, one once all pages are read."""
 
