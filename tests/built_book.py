@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-import sys
+import sysconfig
 from pathlib import Path
 
 import nbformat
@@ -43,7 +43,7 @@ def stored_notebook() -> nbformat.NotebookNode:
 
 def build(book: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Builds the book in place, with warnings as errors."""
-    program = Path(sys.executable).with_name("jupyter-book")
+    program = Path(sysconfig.get_path("scripts")) / "jupyter-book"
     command = [str(program), "build", str(book), "-W", "-n", "--keep-going"]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
