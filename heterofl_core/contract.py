@@ -4,7 +4,8 @@ Nothing here changes a result: it raises, or does nothing.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,27 +44,28 @@ def check_model(params: RunParams, example: Tensor, options: Mapping[str, Mappin
         check_slice(params.arch, models[largest], static_index(axes, relative), level, model)
 
 
-def built(arch: str, options: Mapping[str, Any]) -> SliceableModel:
-    """The network without values."""
+@contextmanager
+def in_a_sentence(before: str, behind: str = "") -> Iterator[None]:
+    """Whatever the network's own code raises becomes an `InputError` that says what could not be done."""
     try:
-        with torch.device("meta"):
-            return build_model(arch, **options)
+        yield
     except InputError:
         raise
-    except Exception as error:  # whatever it is, it comes from the network's own code
-        raise InputError(
-            f"arch {arch!r} cannot be built ({error!r}); it must take the options {', '.join(options)}"
-        ) from error
+    except Exception as error:
+        raise InputError(f"{before} ({error!r}){behind}") from error
+
+
+def built(arch: str, options: Mapping[str, Any]) -> SliceableModel:
+    """The network without values."""
+    needed = f"; it must take the options {', '.join(options)}"
+    with in_a_sentence(f"arch {arch!r} cannot be built", needed), torch.device("meta"):
+        return build_model(arch, **options)
 
 
 def axes_of(arch: str, model: SliceableModel) -> Axes:
     """The network's axes."""
-    try:
+    with in_a_sentence(f"the layout of arch {arch!r} cannot be read"):
         return model.axes()
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"the layout of arch {arch!r} cannot be read ({error!r})") from error
 
 
 def check_axes(params: RunParams, axes: Axes) -> None:
@@ -125,14 +127,12 @@ def check_scores(
     params: RunParams, model: SliceableModel, example: Tensor, options: Mapping[str, Any]
 ) -> None:
     """The network takes examples of the data's size, and gives images a score for each label."""
+    what = f"arch {params.arch!r} with norm {params.norm!r}"
     shape = tuple(example.shape[1:])
-    try:
+    with in_a_sentence(
+        f"{what} cannot take examples of shape {shape}", "; give larger ones, or another arch or norm"
+    ):
         scores = model(example)
-    except Exception as error:  # whatever it is, it comes from the network's own code
-        raise InputError(
-            f"arch {params.arch!r} with norm {params.norm!r} cannot take examples of shape {shape} "
-            f"({error}); give larger ones, or another arch or norm"
-        ) from error
     if not isinstance(scores, Tensor):
         raise InputError(
             f"arch {params.arch!r} makes a {type(scores).__name__} from one example; needed is a tensor"

@@ -49,7 +49,8 @@ def avoid_faulty_kernels() -> None:
     It is that of the weights' gradient of a strided 1×1 convolution of less than eight channels, channels
     last: the first shortcut of the residual network at level e. The process ends, or computes with what it
     has overwritten (oneDNN's issue 6035, open in the version that PyTorch 2.13 has). The kernels for AVX take
-    half as long again. Where there is AVX-512 none of these is chosen. A limit that is set already stays.
+    half as long again for wide layers, and more than twice as long for narrow ones. Where there is AVX-512,
+    none of these is chosen. A limit that is set already stays.
     """
     if instructions() == "avx2":
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")  # read when the first convolution is prepared
