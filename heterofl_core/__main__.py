@@ -200,7 +200,7 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def course(options: argparse.Namespace) -> None:
-    """the course's notebooks, and each chapter executed that changed since it ran"""
+    """the course's notebooks, and each chapter executed whose code changed since it ran"""
     from heterofl_core.course import INSTRUCTORS, STUDENTS, bring_up_to_date
 
     bring_up_to_date(options.again, options.mnist)
@@ -228,9 +228,9 @@ def pipeline(options: argparse.Namespace) -> None:
         command += ["--dry-run", "--forcerun=run"]  # whatever old markers say
     else:
         undone = [todo.runs[run_id] for run_id in todo.open]
-        if not options.profile:  # a cluster may have data of its own
+        if not options.profile:  # a cluster has a speed, and may have data, of its own
             fetch(undone)
-        timings_for(undone)
+            timings_for(undone)
         todo.remove_old_markers()
     status(options)
     sys.stdout.flush()

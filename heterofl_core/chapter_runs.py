@@ -111,11 +111,12 @@ def timed(path: Path, target: Path, settings: dict[str, Any]) -> tuple[NotebookN
     return notebook, float(notebook.metadata.papermill.duration)
 
 
-def time_with_mnist(path: Path, settings: dict[str, Any]) -> float:
+def time_with_mnist(path: Path, ran: NotebookNode, settings: dict[str, Any]) -> float:
     """Executes a chapter with MNIST, and notes the seconds where it is kept as it ran with digits.
 
     Args:
-        path: of the source, of which an executed chapter is kept.
+        path: of the source.
+        ran: the chapter as it ran with digits.
         settings: see `mnist_settings`.
 
     Returns:
@@ -126,7 +127,6 @@ def time_with_mnist(path: Path, settings: dict[str, Any]) -> float:
     """
     with replacing(path) as target:
         _, seconds = timed(path, target, settings)
-        notebook = read_notebook(executed_chapter(path))
-        notebook.metadata.course.mnist = {"settings": settings, "seconds": seconds}
-        nbformat.write(notebook, target)
+        ran.metadata.course.mnist = {"settings": settings, "seconds": seconds}
+        nbformat.write(ran, target)
     return seconds

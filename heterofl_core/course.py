@@ -77,7 +77,7 @@ def bring_up_to_date(again: bool = False, mnist: bool = False) -> None:
 
     Args:
         again: execute all of them.
-        mnist: execute those that can with MNIST too, unless their seconds are known.
+        mnist: execute those that can with MNIST too, unless their seconds are known for the same settings.
 
     Raises:
         InputError: a chapter failed.
@@ -91,8 +91,8 @@ def bring_up_to_date(again: bool = False, mnist: bool = False) -> None:
             renew_text(path, ran)
     for path in chapters() if mnist else []:
         settings, ran = mnist_settings(path), as_it_ran(path)
-        if settings and ran and "mnist" not in ran.metadata.course:
-            print(f"{path.stem}, MNIST: {time_with_mnist(path, settings):.0f} seconds", flush=True)
+        if settings and ran and ran.metadata.course.get("mnist", {}).get("settings") != settings:
+            print(f"{path.stem}, MNIST: {time_with_mnist(path, ran, settings):.0f} seconds", flush=True)
 
 
 def write_pages(folder: Path = PAGES, solutions: bool = True) -> None:

@@ -54,7 +54,8 @@ def engine_of(params: RunParams, execution: Execution) -> Engine:
     program of somebody's own model would outlive a change of its code.
 
     Raises:
-        InputError: this machine has no such device or no compiler, or the run cannot be compiled.
+        InputError: this machine has no such device or no compiler, the device does not have the precision, or
+            the run cannot be compiled.
     """
     name, device = execution.engine, execution.device
     if device == "cuda" and not torch.cuda.is_available():

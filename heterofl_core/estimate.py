@@ -119,7 +119,8 @@ Timings = dict[str, Timing]
 def timing_name(params: RunParams, level: str) -> str:
     """What a timing depends on."""
     blocks = "".join(map(str, params.blocks or ()))
-    return f"{params.arch}{blocks} {params.norm} {params.dataset} {level} {work_of(params).batch}"
+    data = f"{params.dataset}{' augmented' if params.augmented else ''}"
+    return f"{params.arch}{blocks} {params.norm} {data} {level} {work_of(params).batch}"
 
 
 def seconds_of(params: RunParams, timings: Mapping[str, Timing], workers: int | None = None) -> float | None:

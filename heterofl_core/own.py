@@ -9,7 +9,8 @@ import functools
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,28 @@ def fingerprints(dataset: str, arch: str) -> dict[str, str]:
     Raises:
         InputError: a file of the data set is missing.
     """
-    files = list(parquet_files(dataset)) if is_own_dataset(dataset) else []
+    return of_dataset(dataset) | of_model(arch)
+
+
+def of_dataset(dataset: str) -> dict[str, str]:
+    """The digests of a data set's files; see `fingerprints`."""
+    return digests(parquet_files(dataset)) if is_own_dataset(dataset) else {}
+
+
+def of_model(arch: str) -> dict[str, str]:
+    """The digest of a model's file, if it is found; see `fingerprints`."""
+    files = []
     if is_own_model(arch):
         try:
             spec = importlib.util.find_spec(arch.partition(":")[0])
         except ImportError:  # of a package around it; whoever builds the model says so
             spec = None
         files += [Path(spec.origin)] if spec and spec.origin else []
+    return digests(files)
+
+
+def digests(files: Iterable[Path]) -> dict[str, str]:
+    """The SHA-256 of each file, by its name."""
     return {file.name: digest(file, file.stat().st_mtime_ns) for file in files}
 
 
@@ -77,8 +93,7 @@ def changed_files(record: Mapping[str, Any]) -> list[str]:
     """
     if not record.get("own"):
         return []
-    try:
-        now = fingerprints(record["params"]["dataset"], record["params"]["arch"])
-    except InputError:
-        return []
+    now = of_model(record["params"]["arch"])
+    with suppress(InputError):
+        now |= of_dataset(record["params"]["dataset"])
     return [name for name, then in record["own"].items() if now.get(name, then) != then]

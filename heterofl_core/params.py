@@ -209,7 +209,8 @@ class RunParams(BaseModel):
                 "MODULE:CLASS for your own"
             )
         if (self.arch == "transformer") != text:
-            allowed = "transformer" if text else "cnn, preresnet18, mlp, MODULE:CLASS"
+            of_images = [arch for arch in ARCHITECTURES if arch != "transformer"]
+            allowed = "transformer" if text else ", ".join([*of_images, "MODULE:CLASS"])
             raise InputError(
                 f"arch {self.arch!r} is not for dataset {self.dataset!r}; allowed there: {allowed}"
             )
@@ -280,11 +281,12 @@ class Execution(BaseModel):
     Attributes:
         engine: `plain` for a loop operation by operation; `compiled` for local steps that are programs of
             their own, built once on a machine in about half a minute a level; `auto` for `compiled` where
-            that pays, which is in a run of many local steps on a machine with a C++ compiler.
+            that pays, which is on a GPU, and in a run of many local steps on a machine with a C++ compiler.
         device: `cpu` or `cuda`.
+        workers: processes that execute clients side by side, one thread each; None for as many as there are
+            cores. A cluster that has an address has a number of its own.
         backend: where these processes are: `loky` on this machine, `dask` or `ray` on the cluster whose
             address stands in `DASK_SCHEDULER_ADDRESS` or `RAY_ADDRESS`; without one, on this machine.
-        workers: processes that execute clients side by side, one thread each; None for all there are.
         checkpoint_every: rounds between checkpoints; there is one at each evaluated round, too.
         force: redo a run that is finished.
     """
@@ -293,8 +295,8 @@ class Execution(BaseModel):
 
     engine: Literal["auto", "plain", "compiled"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
-    backend: Literal["loky", "dask", "ray"] = "loky"
     workers: Count | None = None
+    backend: Literal["loky", "dask", "ray"] = "loky"
     checkpoint_every: Count = 5
     force: bool = False
 
@@ -333,8 +335,8 @@ def run_params(**values: Any) -> RunParams:
 
     Only `dataset` and `levels` are needed; None counts as not given. The architecture and the schedule
     follow from `protocol`, `dataset` and `partition` (`params/schedules.yaml`). Any part of them that is
-    given wins, and the run is then recorded as `custom`. As in the paper, a single level is always `fix`,
-    and a mix is `dynamic` unless `fix` is given.
+    given wins, and a run whose schedule then differs is recorded as `custom`. As in the paper, a single
+    level is always `fix`, and a mix is `dynamic` unless another assignment, or a trace, is given.
 
     Raises:
         InputError: one sentence that names the parameter, its value and what is allowed.

@@ -155,10 +155,11 @@ def book_sources() -> list[Path]:
     """What the book is made of, beside the records: its texts, what was measured, and the code of its tables
     and figures, on which it also depends whether records are stale.
     """
-    texts = ("*.md", "*.yml", "*.bib", "chapters/*", "decisions/*", "report/*")
+    texts = ("*.md", "*.yml", "*.bib", "chapters/*", "decisions/*", "experiments/*", "report/*")
     patterns = (*texts, "_ext/*", "_static/*", "figures/*")
     made = ("course", "bench", "equivalent", "confusions", "ensembles")
-    folders = [PARAMS, *(outputs_folder() / name for name in made)]
+    came_with_the_checkout = ROOT / "outputs" / "course"
+    folders = {PARAMS, came_with_the_checkout, *(outputs_folder() / name for name in made)}
     found = [path for pattern in patterns for path in BOOK.glob(pattern)]
     found += (ROOT / "heterofl_core").rglob("*.py")
     found += [path for folder in folders for path in folder.rglob("[!.]*")]  # none that is being written

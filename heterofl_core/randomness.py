@@ -10,7 +10,7 @@ import numpy as np
 
 
 def seed_sequence(seed: int, purpose: str, *key: int) -> np.random.SeedSequence:
-    """The seed of one purpose (such as "clients"), narrowed by `key` (such as round and client).
+    """The seed of one purpose (such as "batches"), narrowed by `key` (such as round and client).
 
     A purpose must always have the same number of keys: a trailing zero does not count.
     """

@@ -27,7 +27,7 @@ def read_plan(name: str, **changes: Any) -> Study:
     """A plan by its name, or by the path of its file; for `changes` see `read_study`.
 
     Raises:
-        InputError: there is no such plan.
+        InputError: there is no such plan, or one of its runs is not valid.
     """
     path = Path(name) if name.endswith(".yaml") else PLANS / f"{name}.yaml"
     if not path.exists():
@@ -47,7 +47,7 @@ def seconds_left(status: RunStatus, timings: Timings, workers: int | None = None
     Args:
         workers: processes of the run; None for as many as there are cores.
     """
-    done = status.rounds_done / status.params.rounds if status.state == "stopped" else 0.0
+    done = status.rounds_done / status.params.rounds if status.is_open else 0.0
     return (seconds_of(status.params, timings, workers) or 0.0) * (1 - done)
 
 

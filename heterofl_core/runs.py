@@ -53,8 +53,8 @@ def execute(federation: Federation, execution: Execution) -> dict[str, Any]:
         The record.
 
     Raises:
-        InputError: the outputs folder cannot be written, the checkpoint cannot be used, or the backend
-            cannot be had.
+        InputError: the outputs folder cannot be written, the record is damaged, the checkpoint cannot be
+            used, the engine is not possible (see `engine_of`), or the backend cannot be had.
     """
     run_id = federation.params.run_id
     with locked(run_id):
@@ -108,7 +108,8 @@ def start(federation: Federation, checkpoint: Path, engine: Engine) -> RunState:
     """The state to go on from: the checkpoint's, or that of a new run.
 
     Raises:
-        InputError: the checkpoint cannot be used, or other versions, another engine or other files made it.
+        InputError: the checkpoint cannot be used, or another engine or device, other versions or other files
+            made it.
     """
     origin = {
         "engine": engine.name,

@@ -19,7 +19,8 @@ def planned_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
     Empty for an unknown data set.
 
     Raises:
-        InputError: the protocol does not exist for the data set, or its factor is too small.
+        InputError: the protocol does not exist for the data set, or the partition is not possible with it, or
+            the factor is too small, or given with a protocol that has none.
     """
     dataset = str(given.get("dataset"))
     plans = SCHEDULES["own"] if is_own_dataset(dataset) else SCHEDULES["datasets"].get(dataset)

@@ -28,7 +28,7 @@ STATES = {
     "stale": "has a record of other code or of other files, which may give something else",
     "damaged": "has a record that was changed or cut short; counts as done until a person decides",
     "running": "a process executes it now",
-    "failed": "ended with an error; the executed notebook holds the traceback",
+    "failed": "ended with an error, as its notebook shows, or has a checkpoint that cannot be used",
     "stopped": "was interrupted, and goes on from its checkpoint",
     "missing": "was never started",
 }
@@ -58,7 +58,11 @@ class RunStatus:
 
 
 def status_of(params: RunParams) -> RunStatus:
-    """How far a run is, from what lies in the outputs folder."""
+    """How far a run is, from what lies in the outputs folder.
+
+    Raises:
+        InputError: a certificate cannot be used; see `equivalence.is_current`.
+    """
     run_id, rounds_done, damage = params.run_id, 0, ""
     if checkpoint_path(run_id).exists():
         try:
@@ -117,7 +121,10 @@ def time_left(statuses: Iterable[RunStatus], timings: Timings) -> str:
     seconds = 0.0
     for status in statuses:
         if status.is_open:
-            whole = seconds_of(status.params, timings)
+            try:
+                whole = seconds_of(status.params, timings)
+            except InputError as error:
+                return f"time left unknown: {error}"
             if whole is None:
                 return "time left unknown (`python -m heterofl_core list STUDY` times this machine)"
             seconds += whole * (1 - status.rounds_done / status.params.rounds)

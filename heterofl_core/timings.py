@@ -124,9 +124,7 @@ def timed_task(params: RunParams, level: str) -> ClientTask:
         labels = NUM_LABELS
         inputs = rng.integers(0, 256, (STEPS * batch, *shape)).astype(np.uint8)
         ones = np.ones((shape[0], 1, 1))
-        examples = ImageExamples(
-            inputs, rng.integers(0, labels, STEPS * batch), ones, ones, params.dataset == "cifar10"
-        )
+        examples = ImageExamples(inputs, rng.integers(0, labels, STEPS * batch), ones, ones, params.augmented)
         sizes = {}
     model_options: dict[str, Any] = {"width_rate": width_rate(level), **options(params), **sizes}
     parameters = {

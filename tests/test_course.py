@@ -321,6 +321,11 @@ def test_a_chapter_is_timed_with_mnist_once_and_keeps_what_it_showed_without(
     )
     course.bring_up_to_date(mnist=True)
     assert capsys.readouterr().out == ""
+    doubling.write_text(
+        doubling.read_text(encoding="utf-8").replace("{factor: 3}", "{factor: 4}"), encoding="utf-8"
+    )
+    course.bring_up_to_date(mnist=True)  # other settings have another time
+    assert re.fullmatch(r"01-doubling, MNIST: \d+ seconds\n", capsys.readouterr().out)
 
 
 def test_a_chapter_whose_kernel_dies_is_one_sentence(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,13 @@ def test_a_record_of_todays_code_needs_no_certificate() -> None:
     assert not is_current(a_record())
 
 
+def test_a_mix_does_not_cover_a_level_alone() -> None:
+    """With Fix, that there are several levels is all that tells them apart."""
+    certified_by(a_record(assignment="fix"))
+    assert is_current(a_record(assignment="fix", seed=7))
+    assert not is_current(a_record(levels="e"))
+
+
 def test_it_covers_what_is_like_the_runs_that_it_rests_on() -> None:
     """Another seed, another length and other shares take the same way through the code."""
     certified_by(a_record())

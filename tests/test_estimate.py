@@ -70,6 +70,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Work(2 * 10 * 3, 5, 2 * 10 * 14.37, 2 * 100 * 360),
             id="each client has a model of its own",
         ),
+        pytest.param(
+            {"dataset": "digits", "levels": "e", "protocol": "smoke", "method": "lg-fedavg"},
+            Work(2 * 10 * 3, 5, 2 * 10 * 14.37, 2 * (100 * 360 + 1437)),
+            id="and the shared part has one pass for statistics",
+        ),
     ],
 )
 def test_work_by_hand(values: dict[str, Any], work: Work) -> None:
@@ -110,7 +115,7 @@ def mnist(**values: Any) -> RunParams:
         (
             run_params(dataset="cifar10", levels="b", method="standalone", arch="mlp"),
             "b",
-            "mlp none cifar10 b 10",
+            "mlp none cifar10 augmented b 10",
         ),
     ],
 )
@@ -237,6 +242,14 @@ def test_the_command_status_works_there_too(outputs: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("table5 (Combinations of levels on MNIST): 62 runs: 62 missing; ")
     assert not outputs.exists()
+
+
+def test_timings_of_augmented_images_are_other_timings() -> None:
+    names = {
+        timing_name(run_params(dataset="mnist", levels="e", augmented=augmented), "e")
+        for augmented in (False, True)
+    }
+    assert names == {"cnn sbn mnist e 10", "cnn sbn mnist augmented e 10"}
 
 
 def test_timings_of_other_blocks_are_other_timings() -> None:

@@ -1,5 +1,6 @@
 """The real federation's parts without processes: messages, the roster, the strategy with clients in here."""
 
+import io
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ import yaml
 pytest.importorskip("flwr")
 
 from cryptography import x509
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from heterofl_flower import __main__ as command
@@ -39,6 +40,7 @@ from heterofl_flower.roster import Member, Roster, in_pem
 from heterofl_flower.settings import own_share, params_for
 from heterofl_flower.simulation import largest_difference, read_result, simulate
 from heterofl_flower.strategy import HeteroFL, as_record
+from numpy.lib.format import write_array_header_1_0
 
 from heterofl_core.clients import client_update
 from heterofl_core.errors import InputError
@@ -144,6 +146,18 @@ def without_first(content: RecordDict) -> None:
     content["parameters"] = to_record({name: arrays[name] for name in list(arrays)[1:]})
 
 
+def with_bytes(content: RecordDict, data: bytes) -> None:
+    arrays = content.array_records["parameters"]
+    arrays[next(iter(arrays))] = Array("float32", (0,), "numpy.ndarray", data)
+
+
+def huge() -> bytes:
+    """The beginning of an array that no memory holds."""
+    buffer = io.BytesIO()
+    write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (10**18,)})
+    return buffer.getvalue()
+
+
 def with_report(content: RecordDict, **changes: Any) -> None:
     content["report"] = ConfigRecord(dict(content.config_records["report"]) | changes)
 
@@ -155,6 +169,9 @@ def with_report(content: RecordDict, **changes: Any) -> None:
         (lambda content: with_first(content, lambda value: value.astype(np.float64)), "float64"),
         (lambda content: with_first(content, lambda value: value * np.float32(np.nan)), "not finite"),
         (without_first, "parameters are missing"),
+        (lambda content: with_bytes(content, b""), "cannot be read"),
+        (lambda content: with_bytes(content, b"PK\x03\x04"), "cannot be read"),
+        (lambda content: with_bytes(content, huge()), "cannot be read"),
         (lambda content: with_report(content, loss=float("nan")), "loss nan is not finite"),
         (lambda content: with_report(content, held=[0, 0, 1, 2]), "labels"),
         (lambda content: with_report(content, held=[0, 1, 2, 99]), "labels"),

@@ -250,6 +250,12 @@ def test_a_run_whose_files_changed_is_no_longer_current(
     assert is_current(record)  # on a machine without the data nothing is known of them
 
 
+def test_a_changed_model_is_noticed_where_the_data_are_not(module: str, folder: Path, tmp_path: Path) -> None:
+    params = run_params(dataset="own-mine", levels="e", arch=f"{module}:Mine", num_clients=3)
+    own = {"train.parquet": "0123", "own_models.py": "4567"}
+    assert changed_files({"params": params.model_dump(mode="json"), "own": own}) == ["own_models.py"]
+
+
 def test_a_model_of_a_package_that_is_not_here_is_told_and_its_records_stay(folder: Path) -> None:
     write(folder, "train", [0, 1] * 6)
     write(folder, "test", [0, 1, 0])

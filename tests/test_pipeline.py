@@ -1,6 +1,7 @@
 """What Snakemake is told: which runs are open, and how each is started."""
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from heterofl_core.errors import InputError
 from heterofl_core.folders import BOOK, PARAMS, ROOT
 from heterofl_core.params import Execution, RunParams, run_params
-from heterofl_core.pipeline import Workload, book_sources, fetch, snakemake_command, workload
+from heterofl_core.pipeline import Workload, book_sources, fetch, newest_record, snakemake_command, workload
 from heterofl_core.provenance import code_hash
 from heterofl_core.records import record_path, write_run
 from heterofl_core.report import counts
@@ -152,9 +153,18 @@ def test_the_book_is_made_of_its_text_the_parameters_and_what_was_measured(outpu
     assert [path for path in found if outputs in path.parents] == measured
     named = ("claims.yaml", "schedules.yaml", "paper/table4.csv", "studies/table5.yaml")
     assert {PARAMS / name for name in named} <= set(found)
-    assert BOOK / "chapters" / "01-fedavg.md" in found
+    assert {BOOK / "chapters" / "01-fedavg.md", BOOK / "experiments" / "mnist.ipynb"} <= set(found)
+    assert ROOT / "outputs" / "course" / "01-fedavg.ipynb" in found  # shown where these outputs have none
     assert {ROOT / "heterofl_core" / name for name in ("figures.py", "report/claims.py")} <= set(found)
     assert all(path.is_file() for path in found)
+
+
+def test_results_are_made_anew_after_the_record_that_was_written_last(study: str) -> None:
+    assert newest_record() == []
+    for params, written in zip(runs_of(study), (30, 50, 40), strict=True):
+        write_record(params)
+        os.utime(record_path(params.run_id), (written, written))
+    assert newest_record() == [record_path(runs_of(study)[1].run_id)]
 
 
 @pytest.mark.parametrize(("dataset", "fetched"), [("mnist", ["mnist"]), ("digits", [])])

@@ -28,7 +28,7 @@ def done(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     def status_of(params: RunParams) -> RunStatus:
         state = states.get(params.run_id, "missing")
-        return RunStatus(params, state, "", 5 if state == "stopped" else 0)
+        return RunStatus(params, state, "", 5 if state in ("stopped", "failed") else 0)
 
     monkeypatch.setattr(results, "status_of", status_of)
     monkeypatch.setattr(results, "timings_for", lambda _: TIMINGS)
@@ -57,9 +57,10 @@ def test_the_first_missing_run_that_fits_comes_next(done: dict[str, str]) -> Non
     assert chosen(whole[0]) == RUNS[2]
 
 
-def test_a_run_that_was_stopped_needs_only_the_rest(done: dict[str, str]) -> None:
+@pytest.mark.parametrize("state", ["stopped", "failed"])
+def test_a_run_that_has_a_checkpoint_needs_only_the_rest(state: str, done: dict[str, str]) -> None:
     whole = seconds_left(RunStatus(RUNS[0], "missing", "", 0), TIMINGS)
-    done[RUNS[0].run_id] = "stopped"
+    done[RUNS[0].run_id] = state
     status = next_run(RUNS, whole / 2, TIMINGS, set())
     assert status is not None
     assert status.params == RUNS[0]
@@ -89,6 +90,32 @@ def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
         False,
         True,
     ]
+
+
+def test_no_run_is_begun_that_the_hours_left_do_not_hold(
+    done: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one worker, the first run takes an hour and a half of two; the others take more than is left."""
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    hours = {"a": 1.5, "b": 0.75, "e": 0.6}
+    monkeypatch.setattr(
+        results,
+        "seconds_left",
+        lambda status, timings, workers: 3600 * hours[status.params.levels] / (workers or 100),
+    )
+    asked: list[str] = []
+
+    def run_notebook(values: dict[str, Any]) -> None:
+        nonlocal now
+        params = split_settings(values)[0]
+        asked.append(params.levels)
+        now += 3600 * hours[params.levels]
+        done[params.run_id] = "done"
+
+    monkeypatch.setattr(results, "run_notebook", run_notebook)
+    work_off("cpu", 2, Execution(workers=1))
+    assert asked == ["a"]
 
 
 @pytest.mark.parametrize(

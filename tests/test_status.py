@@ -89,6 +89,7 @@ def test_a_record_or_curve_that_was_edited_is_damaged_and_stays_as_it_is(outputs
 def test_a_checkpoint_alone_is_a_run_that_was_stopped(outputs: Path) -> None:
     write_checkpoint(30)
     assert found() == ("stopped", "30 of 40 rounds")
+    assert status_of(PARAMS).rounds_done == 30
 
 
 def test_a_truncated_checkpoint_is_named_and_left(outputs: Path) -> None:
@@ -181,15 +182,27 @@ def test_time_left_is_that_of_the_rounds_that_open_runs_lack(monkeypatch: pytest
     assert left == f"{1.25 * whole / 3600:.1f} hours left"
 
 
-def test_less_than_an_hour_is_given_in_minutes_and_nothing_is_said_so() -> None:
-    quick = {MODEL: Timing(0.001, 0.0)}
-    assert time_left(statuses(("missing", 0)), quick).endswith(" minutes left")
+def test_less_than_an_hour_is_given_in_minutes_and_nothing_is_said_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step takes so long that all of them, on two cores, take twenty minutes."""
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    quick = {MODEL: Timing(2 * 20 * 60 / work_of(PARAMS).steps, 0.0)}
+    assert time_left(statuses(("missing", 0)), quick) == "20 minutes left"
     assert time_left(statuses(("done", 40)), quick) == "nothing left"
 
 
 def test_time_left_is_unknown_on_a_machine_that_was_never_timed() -> None:
     assert time_left(statuses(("missing", 0)), {}).startswith("time left unknown")
     assert time_left(statuses(("done", 40)), {}) == "nothing left"
+
+
+def test_time_left_is_unknown_where_somebodys_own_data_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HETEROFL_DATA", str(tmp_path))
+    own = RunStatus(run_params(dataset="own-mine", levels="e"), "missing", "", 0)
+    assert time_left([own], {}).startswith("time left unknown: dataset 'own-mine' is not in ")
 
 
 def test_the_summary_counts_the_states_in_their_order() -> None:

@@ -14,9 +14,10 @@ from heterofl_core.equivalence import certificate_path, covered, is_certified, i
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
 from heterofl_core.params import Execution, RunParams, run_params
+from heterofl_core.provenance import code_hash
 from heterofl_core.records import read_record, read_rounds, record_path, write_run
 from heterofl_core.runs import execute
-from heterofl_core.verify import Verification, changed_since, verify, verify_stale
+from heterofl_core.verify import Verification, changed_since, left_stale, verify, verify_stale
 
 PARAMS = run_params(
     dataset="digits",
@@ -219,6 +220,14 @@ def test_records_of_another_machine_are_not_compared_and_counted(capsys: pytest.
         "today's code gives the same as all code whose records could be compared here",
     ]
     assert not is_current(read_record(record_path(RUN)))
+
+
+@pytest.mark.parametrize(
+    "stale", [({"device": "Another (2 cores)", "code_hash": code_hash()}, 0.0)], indirect=True
+)
+@pytest.mark.usefixtures("stale")
+def test_records_of_another_machine_that_are_current_are_not_counted() -> None:
+    assert not left_stale()
 
 
 @pytest.mark.parametrize("stale", [({}, 0.5)], indirect=True)

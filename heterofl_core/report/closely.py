@@ -10,6 +10,7 @@ from pandas.io.formats.style import Styler
 
 from heterofl_core.levels import LEVELS, width_rate
 from heterofl_core.params import run_params
+from heterofl_core.printing import fixed
 from heterofl_core.report.evidence import Answer
 from heterofl_core.report.exhibits import all_evidence, not_run
 from heterofl_core.report.tables import aligned
@@ -81,7 +82,7 @@ def summary(answer: Answer, metric: str) -> dict[str, str]:
     return {
         "Rounds": f"{answer.rounds}",
         "Seeds": f"{len(answer.records)}",
-        "Best": f"{np.mean(answer.values(metric)):.2f}",
-        "Final": f"{np.mean(answer.values(metric, 'final')):.2f}",
+        "Best": fixed(float(np.mean(answer.values(metric)))),
+        "Final": fixed(float(np.mean(answer.values(metric, "final")))),
         "Code": answer.state,
     }

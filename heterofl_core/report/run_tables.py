@@ -93,7 +93,7 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
         for run in each_run(runs)
         for metric in METRICS
         if (run["partition"], metric) in CELLS or run["partition"] not in papers_partitions
-        if pd.notna(run.get(f"best_{metric}"))
+        if ("perplexity" in metric) == (run["dataset"] == "wikitext2")
     ]
     columns = [*SETTINGS, "variation", "metric", "best", "final", "state", "paper", "like"]
     table = pd.DataFrame(rows, columns=columns).astype({"paper": float, "like": bool})

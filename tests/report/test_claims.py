@@ -203,6 +203,33 @@ def test_best_rounds_may_say_otherwise_than_the_last_ones() -> None:
     assert final["Ours"].tolist() == ["−5.00"]
 
 
+def test_a_row_has_the_difference_its_interval_and_what_it_rests_on() -> None:
+    """The differences are 1.0, 1.2 and 1.4, whose standard error is 0.2/√3; Student's factor is 4.30. Table 5
+    has 99.17 and 98.66.
+    """
+    e, d = (run_params(dataset="mnist", levels=levels) for levels in ("e", "d"))
+    records = [
+        a_record(95.0 + gain, levels=levels, seed=seed)
+        for levels, gains in (("e", (0.0, 0.0, 0.0)), ("d", (1.0, 1.2, 1.4)))
+        for seed, gain in enumerate(gains)
+    ]
+    row = ledger.row(Evidence(records), Comparison(d, e, "global_accuracy", margin=-0.3))
+    assert row == {
+        "Data": "MNIST, iid",
+        "Better": "d",
+        "Worse": "e",
+        "Metric": "Global accuracy",
+        "Margin": "−0.30",
+        "Paper": "+0.51",
+        "Ours": "+1.20",
+        "±": "0.50",
+        "Pairs": "3",
+        "Freedom": "2.0",
+        "Outcome": "holds",
+        "Schedule": "paper",
+    }
+
+
 def test_a_difference_that_rests_on_older_code_is_marked() -> None:
     comparison = Comparison(PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy", 0.0)
     records = [a_record(99.0), a_record(98.0, levels="e", stale=True)]

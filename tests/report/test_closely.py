@@ -1,5 +1,6 @@
 """The pages of "Reading the paper closely" and their tables."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -86,6 +87,12 @@ def test_what_was_not_run_is_said(outputs: Path) -> None:
     assert all(cell.startswith("<details><summary>not run</summary>") for cell in table["Code"])
     assert "-p scaler=false" in table["Code"][1]
     assert table["Best"].tolist() == ["–", "–"]
+
+
+def test_a_run_that_diverged_has_a_dash(finish: Callable[..., None]) -> None:
+    finish({"perplexity": [5.0, math.nan]}, dataset="wikitext2", levels="e")
+    table = cells(closely.recorded("perplexity", dataset="wikitext2", levels="e"))
+    assert (table["Best"].tolist(), table["Final"].tolist()) == (["5.00"], ["–"])
 
 
 def test_each_schedule_that_was_run_has_its_row(finish: Callable[..., None]) -> None:

@@ -164,6 +164,13 @@ def test_runs_to_be_compared_have_the_schedule_of_most_of_them() -> None:
     assert [(one.rounds, one.params.lr) for one in found if one] == [(200, 0.01), (20, 1.0), (20, 1.0)]
 
 
+def test_of_equally_frequent_schedules_the_longest_is_compared() -> None:
+    asked = [run_params(dataset="mnist", levels=levels) for levels in "ab"]
+    both = [a_record(levels=levels, protocol=protocol) for protocol in ("short", "paper") for levels in "ab"]
+    for records in (both, both[::-1]):
+        assert [one.schedule for one in Evidence(records).comparable(asked) if one] == ["paper", "paper"]
+
+
 def test_what_was_not_run_has_no_answer() -> None:
     assert Evidence([]).answer(PARAMS) is None
     assert Evidence([a_record(levels="a")]).answer(PARAMS) is None

@@ -229,6 +229,15 @@ def test_an_interpolation_has_the_papers_ends_and_our_points_of_one_schedule() -
     assert paper == {0: 98.66, 100: 99.53}
 
 
+def test_a_point_of_three_seeds_has_students_interval() -> None:
+    """Of 95, 96 and 97 the standard error is 1/√3; Student's factor is 4.303."""
+    records = [a_record(95.0 + seed, levels="a-e", assignment="fix", seed=seed) for seed in range(3)]
+    points = series.interpolation(Evidence(records), "mnist", "iid", "global_accuracy")
+    (point,) = points[points["whose"] == "ours"].to_dict("records")
+    assert (point["share"], point["value"]) == (50, 96.0)
+    assert point["half_width"] == pytest.approx(4.303 / 3**0.5, abs=1e-3)
+
+
 def test_where_no_mix_was_run_an_interpolation_has_the_ends_of_which_most_have_one_length() -> None:
     records = [
         a_record(99.0, levels="a"),

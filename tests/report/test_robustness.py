@@ -6,6 +6,7 @@ from test_evidence import a_record
 from heterofl_core.params import run_params
 from heterofl_core.report import robustness
 from heterofl_core.report.claims import Claim, Comparison
+from heterofl_core.report.differences import difference
 from heterofl_core.report.evidence import Evidence
 
 
@@ -20,6 +21,23 @@ def test_what_correction_leaves_of_outcomes_and_verdicts_by_hand() -> None:
         "and 0. Of 2 verdicts that decide something (reproduced, partly, not reproduced, or their weaker "
         "words), 2 stay if each corrects for its own comparisons, and 0 if each corrects for all."
     )
+
+
+def test_chance_is_judged_at_the_margin() -> None:
+    """a-e is better than e by about 10.5, which is far from 0 and near to a margin of 10."""
+    accuracies = {"a-e": (90.0, 90.4, 90.1), "e": (79.4, 80.0, 79.5)}
+    records = [
+        a_record(value, levels=levels, seed=seed)
+        for levels, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    mix, alone = (run_params(dataset="mnist", levels=levels) for levels in accuracies)
+    found = difference(Evidence(records), mix, alone, "global_accuracy")
+    assert found is not None
+    ((_, chance),) = robustness.chances(
+        Evidence(records), [Comparison(mix, alone, "global_accuracy", margin=10.0)], "best"
+    )
+    assert chance == found.p_value(10.0) > 100 * found.p_value(0.0)
 
 
 def test_what_hangs_on_the_best_round_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,13 @@ def test_a_run_on_text_stands_beside_its_perplexity(levels: str) -> None:
     assert row["difference"] == pytest.approx(3.25 - paper, abs=1e-12)
 
 
+def test_a_run_that_diverged_has_a_row_without_numbers() -> None:
+    run = a_run(dataset="wikitext2") | {"best_perplexity": math.nan, "final_perplexity": math.nan}
+    (row,) = run_tables.beside_paper(pd.DataFrame([run])).to_dict("records")
+    assert row["metric"] == "perplexity"
+    assert all(math.isnan(row[name]) for name in ("best", "final", "difference"))
+
+
 @pytest.mark.parametrize("partition", ["iid", "non-iid-2"])
 def test_a_run_on_cifar10_stands_beside_table_6(partition: str) -> None:
     run = a_run(dataset="cifar10", levels="a-e", partition=partition)

@@ -64,6 +64,19 @@ def test_targets_are_compared_with_the_fastest_way_of_their_precision(bench: Pat
     assert table.loc[("mnist", "c", "round", "fp32"), "reached"] == "–"
 
 
+def test_peaks_stand_with_their_units_and_processes(bench: Path) -> None:
+    peaks = [
+        {"processes": 1, "gflops": {"fp32": 100.0}, "gbytes": {"L1": 50.0}},
+        {"processes": 2, "gflops": {"fp32": 190.0}, "gbytes": {"L1": 90.0}},
+    ]
+    (bench / "machine.json").write_text(json.dumps({"roofline": {"peaks": peaks}}))
+    assert speed.peaks().data.to_dict("list") == {  # type: ignore[attr-defined]
+        "peak of": ["fp32 (GFLOP/s)", "copies in L1 (GB/s)"],
+        "1 process": [100.0, 50.0],
+        "2 processes": [190.0, 90.0],
+    }
+
+
 def test_the_roofline_shows_the_share_of_the_floor(bench: Path) -> None:
     row = {
         "arch": "cnn",

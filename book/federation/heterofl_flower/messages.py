@@ -129,8 +129,8 @@ def unpack_update(content: RecordDict, weights: Parameters, axes: Axes, index: I
         report: Any = content.config_records["report"]
         held = np.array(report["held"], dtype=np.int64) if "held" in report else None
         loss, claimed = float(report["loss"]), str(report.get("level", ""))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"its parts are missing or cannot be read ({error})") from error
+    except Exception as error:  # for bytes that are no array, NumPy alone has half a dozen kinds
+        raise InputError(f"its parts are missing or cannot be read ({error!r})") from error
     if not math.isfinite(loss):
         raise InputError(f"loss {loss} is not finite")
     if held is not None:
