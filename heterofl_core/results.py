@@ -47,8 +47,7 @@ def seconds_left(status: RunStatus, timings: Timings, workers: int | None = None
     Args:
         workers: processes of the run; None for as many as there are cores.
     """
-    done = status.rounds_done / status.params.rounds if status.is_open else 0.0
-    return (seconds_of(status.params, timings, workers) or 0.0) * (1 - done)
+    return (seconds_of(status.params, timings, workers) or 0.0) * status.share_left
 
 
 def next_run(

@@ -56,6 +56,11 @@ class RunStatus:
         """Whether the run still has to be done."""
         return self.state in ("running", "failed", "stopped", "missing")
 
+    @property
+    def share_left(self) -> float:
+        """The share of its rounds that the run lacks; 1 if it was done, since doing it again takes all."""
+        return 1 - self.rounds_done / self.params.rounds if self.is_open else 1.0
+
 
 def status_of(params: RunParams) -> RunStatus:
     """How far a run is, from what lies in the outputs folder.
@@ -127,7 +132,7 @@ def time_left(statuses: Iterable[RunStatus], timings: Timings) -> str:
                 return f"time left unknown: {error}"
             if whole is None:
                 return "time left unknown (`python -m heterofl_core list STUDY` times this machine)"
-            seconds += whole * (1 - status.rounds_done / status.params.rounds)
+            seconds += whole * status.share_left
     if not seconds:
         return "nothing left"
     return f"{seconds / 3600:.1f} hours left" if seconds > 3600 else f"{seconds / 60:.0f} minutes left"
