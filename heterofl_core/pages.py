@@ -16,7 +16,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.files import write_text
 from heterofl_core.folders import BOOK
 from heterofl_core.locks import locked
-from heterofl_core.notebooks import notebook_of, papermill_command, read_notebook, source_of
+from heterofl_core.notebooks import defaults_of, notebook_of, papermill_command, read_notebook, source_of
 from heterofl_core.params import RunParams
 from heterofl_core.records import all_records, collect, executed_path
 from heterofl_core.report.badges import write_badges
@@ -32,17 +32,19 @@ EXAMPLE = re.compile(r"```bash\n.*?```", re.DOTALL)
 
 
 def featured(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of each experiment's runs the one that tells most: of today's code, by the paper's schedule, with many
-    rounds, with the first seed.
+    """Of each experiment's runs the one that tells most: of today's code, of the method and the partition
+    that its notebook speaks of, by the paper's schedule, with many rounds, with the first seed.
 
     All others have a page with their numbers (`run_pages`); their executed notebooks stay in `outputs/`.
     """
     found: dict[str, Mapping[str, Any]] = {}
 
-    def telling(record: Mapping[str, Any]) -> tuple[bool, bool, int, int]:
+    def telling(record: Mapping[str, Any]) -> tuple[bool, bool, bool, int, int]:
         params = record["params"]
+        spoken_of = defaults_of(source_of(RunParams.model_validate(params)))
+        fits = all(params[name] == spoken_of[name] for name in ("method", "partition"))
         by_the_paper = params["protocol"] == "paper"
-        return state(record) != "stale", by_the_paper, record["rounds_done"], -params["seed"]
+        return state(record) != "stale", fits, by_the_paper, record["rounds_done"], -params["seed"]
 
     for record in sorted(records, key=telling):
         if executed_path(record["run_id"]).exists():  # not by a run without Jupyter

@@ -121,6 +121,22 @@ def test_a_run_by_the_papers_schedule_is_featured_rather_than_a_longer_one() -> 
     assert page.stem == runs[0].run_id
 
 
+def test_a_run_of_what_its_notebook_speaks_of_is_featured_rather_than_a_longer_one() -> None:
+    """The notebook of the ablation speaks of skewed labels, that of the baselines of FedAvg."""
+    skewed, even = (
+        run_params(dataset="digits", levels="e", norm="none", partition=partition, rounds=rounds)
+        for partition, rounds in (("non-iid-2", 5), ("iid", 9))
+    )
+    averaged, alone = (
+        run_params(dataset="digits", levels="a", method=method, rounds=rounds)
+        for method, rounds in (("fedavg", 5), ("standalone", 9))
+    )
+    for params in (skewed, even, averaged, alone):
+        write_record(params)
+        write_notebook(executed_path(params.run_id))
+    assert {page.stem for page in pages.copy_pages()} == {skewed.run_id, averaged.run_id}
+
+
 def test_of_several_seeds_the_first_is_featured() -> None:
     runs = [run_params(dataset="digits", levels="e", seed=seed) for seed in (1, 0, 2)]
     for params in runs:

@@ -80,7 +80,7 @@ def recorded(metric: str, **settings: Any) -> Styler:
 def summary(answer: Answer, metric: str) -> dict[str, str]:
     """The mean over the seeds of one schedule: of the best evaluated round, and of the last one."""
     return {
-        "Rounds": f"{answer.rounds}",
+        "Rounds": ", ".join([f"{answer.rounds}", *answer.precision]),
         "Seeds": f"{len(answer.records)}",
         "Best": fixed(float(np.mean(answer.values(metric)))),
         "Final": fixed(float(np.mean(answer.values(metric, "final")))),

@@ -1,4 +1,5 @@
-"""How much better one setting is than another, from pairs of runs with one seed. Nothing here needs torch.
+"""How much better one setting is than another, from pairs of runs with one seed and in one precision. Nothing
+here needs torch.
 
 A seed decides the partition, the first weights and who takes part when, so two runs of one seed share much of
 what makes a run lucky. Their difference scatters less than the runs themselves, on label-skewed data by far.
@@ -21,7 +22,7 @@ class Difference:
     """How much better one setting is than another.
 
     Attributes:
-        value: the mean over pairs of one seed, in points of accuracy or as the logarithm of a ratio of
+        value: the mean over pairs, in points of accuracy or as the logarithm of a ratio of
             perplexities, positive if better; NaN where a compared value is not finite.
         noise: of a pair.
         pairs: how many there are.
@@ -55,8 +56,8 @@ def difference(
     which: str = "best",
     schedule: str | None = None,
 ) -> Difference | None:
-    """How much better a setting is by a metric; None unless both ran with one seed, by one schedule and were
-    evaluated equally often.
+    """How much better a setting is by a metric; None unless both ran with one seed in one precision, by one
+    schedule and were evaluated equally often.
 
     A setting's own two or three pairs say little of their spread, so settings of one kind lend each other
     theirs: see `pair_noise`. This assumes that a seed moves these settings alike, up to a noise that is the
@@ -69,8 +70,7 @@ def difference(
     answers = compared(evidence, better, worse, schedule)
     if answers is None:
         return None
-    first, second = (answer.by_seed(metric, which) for answer in answers)
-    gains = [METRICS[metric].gain(first[seed], second[seed]) for seed in first.keys() & second.keys()]
+    gains = list(map(METRICS[metric].gain, *(answer.values(metric, which) for answer in answers)))
     pool = repeated(evidence, answers[0].params, metric, which)
     both = Answer((*answers[0].records, *answers[1].records))
     return Difference(
@@ -95,26 +95,22 @@ def holm(chances: Sequence[float]) -> float:
 def compared(
     evidence: Evidence, one: RunParams, other: RunParams, schedule: str | None = None
 ) -> tuple[Answer, Answer] | None:
-    """Answers to two questions that share seeds, a schedule and the rounds between evaluations: of today's
-    code rather than of older one, by the asked schedule rather than by another, by a long one rather than by
-    a short one. For `schedule` see `difference`.
+    """Of the answers to two questions the runs that are pairs, by one schedule and with as many rounds between
+    evaluations: of today's code rather than of older one, by the asked schedule rather than by another, by a
+    long one rather than by a short one. For `schedule` see `difference`.
     """
     pairs = [
-        (first, second)
+        (ours, theirs)
         for first in evidence.answers_to(one)
         for second in evidence.answers_to(other)
         if how_long(first.params) == how_long(second.params)
         and schedule in (None, how_long(first.params))
         and first.params.eval_every == second.params.eval_every
-        and shared_seeds(first, second)
+        and (ours := first.beside(second))
+        and (theirs := second.beside(first))
     ]
 
     def better(pair: tuple[Answer, Answer]) -> Any:
-        return min(rank(pair[0], one), rank(pair[1], other)), shared_seeds(*pair)
+        return min(rank(pair[0], one), rank(pair[1], other))
 
     return max(pairs, key=better, default=None)
-
-
-def shared_seeds(one: Answer, other: Answer) -> int:
-    """How many seeds both were run with."""
-    return len(set(one.seeds) & set(other.seeds))

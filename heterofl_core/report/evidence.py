@@ -110,9 +110,16 @@ class Answer:
         """For people: `paper`, or another protocol with its number of rounds; the precision, if it is another
         than float32; and the code, if it is not today's.
         """
-        precisions = {record["params"].get("precision", "fp32") for record in self.records} - {"fp32"}
         length = [] if self.full else [f"{self.rounds} rounds"]
-        return ", ".join([self.params.protocol, *length, *sorted(precisions), *CODES[self.state]])
+        return ", ".join([self.params.protocol, *length, *self.precision, *CODES[self.state]])
+
+    @property
+    def precision(self) -> list[str]:
+        """For people: what is to be said of it, such as `bf16`, or `bf16 and fp32` of other seeds; nothing of
+        float32 alone.
+        """
+        found = sorted({precision for _, precision in self.draws})
+        return [] if found == ["fp32"] else [" and ".join(found)]
 
     @functools.cached_property
     def state(self) -> str:
@@ -127,6 +134,20 @@ class Answer:
     def seeds(self) -> list[int]:
         """Of the runs, in their order."""
         return [int(record["params"]["seed"]) for record in self.records]
+
+    @property
+    def draws(self) -> list[tuple[int, str]]:
+        """Seed and precision of each run: what two runs must share to have the same luck."""
+        return [
+            (seed, record["params"].get("precision", "fp32"))
+            for seed, record in zip(self.seeds, self.records, strict=True)
+        ]
+
+    def beside(self, other: "Answer") -> "Answer | None":
+        """Those of the runs that another answer has with the same seed, in the same precision."""
+        pairs = zip(self.draws, self.records, strict=True)
+        found = tuple(record for draw, record in pairs if draw in other.draws)
+        return Answer(found) if found else None
 
     def values(self, metric: str, which: str = "best") -> list[float]:
         """The metric of each run: the `best` over its evaluated rounds, or the `final` one."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from heterofl_core.levels import LEVELS
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.records import METRICS, read_rounds
+from heterofl_core.records import METRICS, machine_of_record, read_rounds
 from heterofl_core.report.evidence import Answer, Evidence, estimate, how_long
 from heterofl_core.report.noise import PairNoise, kind, pair_noise, repeated_slices, slice_kind
 from heterofl_core.report.paper import paper_value
@@ -92,7 +92,7 @@ def curve_of(answer: Answer) -> pd.DataFrame:
 def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
     """What a client of each level would use, beside a federation of that level alone.
 
-    Slice and level alone are of the same seeds and by the same schedule. With IID data Local accuracy is
+    Slice and level alone are of the same seeds, in the same precision and by the same schedule. With IID data Local accuracy is
     Global accuracy, and is left out.
 
     Returns:
@@ -113,7 +113,8 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
                 of_the_mix = {"levels", "assignment", "trace"}
                 settings = answer.params.model_dump(exclude=of_the_mix, exclude_none=True)
                 alone_run = run_params(**settings, levels=level)
-                alone_answer = evidence.answer(alone_run, how_long(answer.params))
+                of_the_level = evidence.answer(alone_run, how_long(answer.params))
+                alone_answer = of_the_level and of_the_level.beside(answer)
                 alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
                 pool = repeated_slices(evidence, alone_run, metric)
                 both = slice_kind(answer.params), kind(alone_run)
@@ -187,16 +188,21 @@ def spendings(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
 
     Returns:
         The columns of `rounds.csv`, and `levels`, `schedule`, `sent_mb` (to the clients and back) and
-        `seconds` (of training, by the median of a round: a machine that is paused or shared does not count).
+        `seconds` (of training, by the median of a round: a machine that is paused or shared does not count; NaN
+        on all machines but the one that most of the runs were made on).
     """
     mixes = [*LEVELS, *(f"{level}-{LEVELS[-1]}" for level in LEVELS[:-1])]
     asked = [run_params(dataset=dataset, partition=partition, levels=levels) for levels in mixes]
-    found = [
-        with_costs(curve_of(answer)).assign(levels=levels, schedule=answer.schedule)
-        for levels, answer in zip(mixes, evidence.comparable(asked), strict=True)
-        if answer
-    ]
-    return pd.concat(found or [pd.DataFrame(columns=["levels", "schedule", "sent_mb", "seconds"])])
+    found = {
+        levels: answer for levels, answer in zip(mixes, evidence.comparable(asked), strict=True) if answer
+    }
+    machines = {levels: machine_of_record(answer.records[0]) for levels, answer in found.items()}
+    usual = max(machines.values(), key=list(machines.values()).count, default="")
+    curves = []
+    for levels, answer in found.items():
+        curve = with_costs(curve_of(answer)).assign(levels=levels, schedule=answer.schedule)
+        curves.append(curve if machines[levels] == usual else curve.assign(seconds=math.nan))
+    return pd.concat(curves or [pd.DataFrame(columns=["levels", "schedule", "sent_mb", "seconds"])])
 
 
 def with_costs(rounds: pd.DataFrame) -> pd.DataFrame:

@@ -62,6 +62,23 @@ def test_runs_without_a_seed_in_common_are_not_compared() -> None:
     assert difference(Evidence(records), PARAMS, SMALLER, "global_accuracy") is None
 
 
+def test_runs_in_two_precisions_are_no_pair() -> None:
+    """Seed 0 in bf16 against seed 0 in float32 would measure the precision, too."""
+    records = [a_record(98.0, seed=0, precision="bf16"), a_record(95.0, levels="e", seed=0)]
+    assert difference(Evidence(records), PARAMS, SMALLER, "global_accuracy") is None
+    both = [a_record(99.0, seed=1), a_record(91.0, levels="e", seed=1)]
+    answer = found(records + both)
+    assert (answer.value, answer.pairs) == (8.0, 1)
+
+
+def test_a_difference_tells_of_its_pairs_alone() -> None:
+    """Neither the precision of a run without a partner nor its code is that of the difference."""
+    pair = [a_record(98.0, seed=2), a_record(95.0, levels="e", seed=2)]
+    lone = a_record(90.0, dirty=True, levels="e", seed=0, precision="bf16")
+    answer = found([*pair, lone])
+    assert (answer.schedule, answer.state) == ("paper", "current")
+
+
 @pytest.mark.parametrize(
     "other", [{"protocol": "short"}, {"lr": 1.0}, {"milestones": [7]}, {"eval_every": 1}]
 )

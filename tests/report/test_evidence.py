@@ -92,6 +92,7 @@ def test_the_runs_own_schedule_wins_over_a_longer_one() -> None:
 def test_a_schedule_names_another_precision_than_float32() -> None:
     assert answer_to(a_record(precision="bf16")).schedule == "paper, bf16"
     assert answer_to(a_record(protocol="short", precision="bf16")).schedule == "short, 20 rounds, bf16"
+    assert answer_to(a_record(precision="bf16"), a_record(seed=1)).schedule == "paper, bf16 and fp32"
 
 
 def test_todays_code_wins_over_older_one_even_of_more_rounds() -> None:
@@ -122,6 +123,15 @@ def test_of_a_seed_that_was_run_in_two_ways_the_usual_one_counts(unusual: dict[s
     usual, other = a_record(90.0), a_record(99.0, **unusual)
     for records in ((usual, other), (other, usual)):
         assert answer_to(*records).values("global_accuracy") == [90.0]
+
+
+def test_runs_beside_others_share_seed_and_precision_with_them() -> None:
+    ours = answer_to(a_record(90.0), a_record(91.0, seed=1, precision="bf16"), a_record(92.0, seed=2))
+    theirs = answer_to(a_record(80.0), a_record(81.0, seed=1), a_record(82.0, seed=3))
+    matched = ours.beside(theirs)
+    assert matched is not None
+    assert matched.draws == [(0, "fp32")]
+    assert ours.beside(answer_to(a_record(80.0, seed=3))) is None
 
 
 def test_a_record_of_before_there_were_precisions_is_read() -> None:

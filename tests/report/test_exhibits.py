@@ -458,7 +458,7 @@ def test_slices_by_share_begin_with_the_level_alone_and_have_one_length() -> Non
 
 
 def test_what_accuracy_costs_counts_both_ways_and_no_pauses(recorded: Write) -> None:
-    record = a_record(levels="e")
+    record = a_record(levels="e") | {"device": "a processor"}
     columns = {
         "round": [5, 10, 20, 21],
         "global_accuracy": [9.0, 10.0, 11.0, 12.0],
@@ -471,6 +471,18 @@ def test_what_accuracy_costs_counts_both_ways_and_no_pauses(recorded: Write) -> 
     assert found["sent_mb"].tolist() == [3.5, 7.0, 14.0, 14.75]
     assert found["seconds"].tolist() == [7.5, 15.0, 30.0, 31.5]
     assert set(found["levels"] + " " + found["schedule"]) == {"e paper"}
+
+
+def test_seconds_are_those_of_one_machine(recorded: Write) -> None:
+    """Levels d and e were run on a processor, b on a GPU: its seconds would look cheap."""
+    devices = {"e": "a processor", "d": "a processor", "b": "a GPU"}
+    records = [a_record(levels=levels) | {"device": device} for levels, device in devices.items()]
+    curve = {"round": [1], "down_mb": [2.0], "up_mb": [1.5], "training_seconds": [10.0]}
+    for record in records:
+        write_run(record, pd.DataFrame(curve))
+    found = series.spendings(Evidence(records), "mnist", "iid").set_index("levels")
+    assert found["sent_mb"].tolist() == [3.5] * 3
+    assert found["seconds"].dropna().to_dict() == {"d": 10.0, "e": 10.0}
 
 
 PERPLEXITY = {"perplexity": 7.5, "masked_perplexity": 2500.0, "visible_perplexity": 2.5}

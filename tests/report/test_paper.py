@@ -78,6 +78,14 @@ def test_a_difference_is_of_two_cells_of_one_table() -> None:
     assert paper_gain(e, run_params(dataset="cifar10", levels="a4-e6"), "local_accuracy") is None
 
 
+def test_what_is_defined_otherwise_has_no_gain_in_the_paper() -> None:
+    """Standalone's printed Global accuracy is that of averaged parameters."""
+    ours = run_params(dataset="mnist", levels="e", partition="non-iid-2")
+    standalone = run_params(dataset="mnist", levels="a", partition="non-iid-2", method="standalone", arch="mlp")
+    assert paper_gain(ours, standalone, "global_accuracy") is None
+    assert paper_gain(ours, standalone, "local_accuracy") is not None
+
+
 def test_a_gain_in_perplexity_is_the_logarithm_of_the_ratio() -> None:
     e, d_e = (run_params(dataset="wikitext2", levels=levels) for levels in ("e", "d-e"))
     assert paper_gain(d_e, e, "perplexity") == pytest.approx(math.log(7.41 / 3.90))
