@@ -86,4 +86,4 @@ lock: ## Derives constraints.txt from the versions in pyproject.toml.
 	rm -rf .lock
 
 clean: ## Removes what a build makes anew; records and environment stay.
-	rm -rf book/_build book/executed book/course book/instructors outputs/results.csv
+	rm -rf book/_build book/executed book/course outputs/results.csv

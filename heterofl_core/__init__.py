@@ -8,7 +8,6 @@ from typing import Any
 
 from heterofl_core.processor import avoid_faulty_kernels
 
-__version__ = "0.1.0"
 __all__ = ["build_model"]
 
 

@@ -285,17 +285,20 @@ def verify(options: argparse.Namespace) -> None:
     if options.stale:
         if options.rounds is not None:
             raise InputError(f"--rounds {options.rounds} is for one run, not for --stale")
-        other = []
+        other, hindered = [], []
         for one in verify_stale(Execution()):
             what = one.hindrance or f"{one.rounds} rounds, {one.differences or 'no'} numbers differ"
             print(f"{one.run_id}: {what}", flush=True)
-            other += [one.run_id] if one.differences or one.hindrance else []
+            other += [one.run_id] if one.differences else []
+            hindered += [one.run_id] if one.hindrance else []
         for machine, number in left_stale().items():
             print(f"{number} records of {machine} stay stale; this one, or its versions, give other digits")
         if other:
             raise InputError(
                 f"today's code does not give the same as before in {other[0]}; its like stay stale"
             )
+        if hindered:
+            raise InputError(f"{hindered[0]} could not be executed; its like stay stale")
         print("today's code gives the same as all code whose records could be compared here")
         return
     found = verify(options.run, options.rounds, Execution())

@@ -14,7 +14,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.files import write_text
 from heterofl_core.folders import cache_folder
 from heterofl_core.levels import Mix
-from heterofl_core.own import is_own_dataset, parquet_files
+from heterofl_core.own import is_own_dataset, known_fingerprints, parquet_files
 from heterofl_core.params import SEQUENCE_LENGTH, RunParams
 from heterofl_core.processor import processor
 from heterofl_core.provenance import code_hash
@@ -117,10 +117,11 @@ Timings = dict[str, Timing]
 
 
 def timing_name(params: RunParams, level: str) -> str:
-    """What a timing depends on."""
+    """What a timing depends on; somebody's own model and data by what their files hold."""
     blocks = "".join(map(str, params.blocks or ()))
     data = f"{params.dataset}{' augmented' if params.augmented else ''}"
-    return f"{params.arch}{blocks} {params.norm} {data} {level} {work_of(params).batch}"
+    own = "".join(f" {digest}" for digest in known_fingerprints(params.dataset, params.arch).values())
+    return f"{params.arch}{blocks} {params.norm} {data} {level} {work_of(params).batch}{own}"
 
 
 def seconds_of(params: RunParams, timings: Mapping[str, Timing], workers: int | None = None) -> float | None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from heterofl_core.levels import LEVELS, width_rate
-from heterofl_core.partition import make_partition
+from heterofl_core.partition import Partition, make_partition
 from heterofl_core.randomness import generator
 from heterofl_core.records import METRICS
 from heterofl_core.selection import Axis, random_index, rolling_index, static_index
@@ -219,18 +219,31 @@ def draw_runs(plot: Plot, runs: pd.DataFrame, metric: str, told: Sequence[str]) 
         drawn[largest] += 1
 
 
-def partitions(kinds: Sequence[str], num_clients: int = 100) -> Figure:
-    """Who holds what under several partitions of 60,000 examples with ten balanced labels, as MNIST has.
+BALANCED = 6000, 1000
+"""Images of each of ten labels, for training and for testing, if MNIST had equally many of each."""
+
+
+def dealt(kind: str) -> Partition:
+    """As many images as MNIST has, equally many of each of ten labels, dealt to 100 clients by seed 0.
+
+    Args:
+        kind: see `partition.make_partition`.
+    """
+    train, test = (np.repeat(range(10), images) for images in BALANCED)
+    return make_partition(kind, train, test, 100, generator(0, "partition"))
+
+
+def partitions(kinds: Sequence[str]) -> Figure:
+    """Who holds what under several partitions of `dealt`.
 
     Args:
         kinds: see `partition.make_partition`.
     """
-    train, test = np.repeat(np.arange(10), 6000), np.repeat(np.arange(10), 1000)
+    labels = np.repeat(range(10), BALANCED[0])
     figure = Figure(figsize=(7.6, 1.5 * len(kinds)))
     plots = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
     for plot, kind in zip(plots, kinds, strict=True):
-        made = make_partition(kind, train, test, num_clients, generator(0, "partition"))
-        image = plot.imshow(made.label_counts(train).T, aspect="auto", cmap="Blues", vmin=0, vmax=600)
+        image = plot.imshow(dealt(kind).label_counts(labels).T, aspect="auto", cmap="Blues", vmin=0, vmax=600)
         plot.set(title=kind, ylabel="label")
     plots[-1].set(xlabel="client")
     figure.colorbar(image, ax=plots, label="training examples", extend="max")

@@ -34,9 +34,9 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder for decoded data: `cache/` in the data folder, or in this checkout's `data/` when
-    the data folder is a mirror that its permissions protect from writing (even from root), or
-    somebody else's.
+    """The folder for decoded data, built programs and timings: `cache/` in the data folder, or in this
+    checkout's `data/` when the data folder is a mirror that its permissions protect from writing (even from
+    root), or somebody else's.
     """
     folder = data_folder()
     if folder.is_dir() and not (folder.stat().st_mode & stat.S_IWUSR and os.access(folder, os.W_OK)):

@@ -87,7 +87,8 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
         values: parameters of the run and settings of its execution, as given.
 
     Returns:
-        The executed notebook, or None if the run was done before, or meanwhile.
+        The executed notebook, or None if the run was done before, or meanwhile. That of a run which was
+        done without Jupyter, or whose process died between the record and the notebook, shows the record.
 
     Raises:
         InputError: the settings are wrong, or the notebook failed; the message says where it lies.
@@ -97,7 +98,7 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
     before = written_at(record)
     with locked(path.name):
         redo = execution.force and written_at(record) == before
-        if record.exists() and not redo:
+        if record.exists() and path.exists() and not redo:
             print(f"{params.run_id} is done already{'' if execution.force else '; --force redoes it'}")
             return None
         sweep(path)

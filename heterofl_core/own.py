@@ -70,7 +70,7 @@ def of_model(arch: str) -> dict[str, str]:
     if is_own_model(arch):
         try:
             spec = importlib.util.find_spec(arch.partition(":")[0])
-        except ImportError:  # of a package around it; whoever builds the model says so
+        except Exception:  # of a package around it; whoever builds the model says so
             spec = None
         files += [Path(spec.origin)] if spec and spec.origin else []
     return digests(files)
@@ -93,7 +93,13 @@ def changed_files(record: Mapping[str, Any]) -> list[str]:
     """
     if not record.get("own"):
         return []
-    now = of_model(record["params"]["arch"])
-    with suppress(InputError):
-        now |= of_dataset(record["params"]["dataset"])
+    now = known_fingerprints(record["params"]["dataset"], record["params"]["arch"])
     return [name for name, then in record["own"].items() if now.get(name, then) != then]
+
+
+def known_fingerprints(dataset: str, arch: str) -> dict[str, str]:
+    """The same as `fingerprints`, without those of a data set that is not here."""
+    found = of_model(arch)
+    with suppress(InputError):
+        found |= of_dataset(dataset)
+    return found

@@ -14,6 +14,7 @@ from heterofl_core.folders import PARAMS
 from heterofl_core.notebooks import run_notebook
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.processor import lacks_instructions, processor
+from heterofl_core.provenance import RESULT_MODULES, code_hash, hashed
 from heterofl_core.settings import telling
 from heterofl_core.status import RunStatus, status_of
 from heterofl_core.studies import Study, read_study
@@ -87,8 +88,9 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
         Ids of the runs that were done.
 
     Raises:
-        InputError: there is no such plan, one of its runs is not valid, hours are not positive, or runs that
-            are done are to be done again.
+        InputError: there is no such plan, one of its runs is not valid, hours are not positive, runs that
+            are done are to be done again, or the code was changed meanwhile: each run's process would read it
+            as it is then, and this one would take the record for stale.
     """
     if not hours > 0:
         raise InputError(f"hours {hours} is not allowed; it must be above 0")
@@ -107,6 +109,10 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
     done: list[str] = []
     failed: set[str] = set()
     while status := next_run(runs, end - time.monotonic(), timings, failed, workers):
+        if hashed(RESULT_MODULES) != code_hash():
+            raise InputError(
+                "code that can change results was changed since this command began; start it again"
+            )
         params = status.params
         minutes = seconds_left(status, timings, workers) / 60
         anew = ", for a stale record" if status.state == "stale" else ""

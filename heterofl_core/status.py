@@ -84,11 +84,19 @@ def status_of(params: RunParams) -> RunStatus:
         return recorded(params)
     if damage:
         return RunStatus(params, "failed", damage, 0)
-    if failed_path(run_id).exists():
+    if failed_last(run_id):
         return RunStatus(params, "failed", f"{failure(run_id)} ({failed_path(run_id)})", rounds_done)
     if checkpoint_path(run_id).exists():
         return RunStatus(params, "stopped", detail, rounds_done)
     return RunStatus(params, "missing", "", 0)
+
+
+def failed_last(run_id: str) -> bool:
+    """Whether a notebook failed, and the run did not go on without it."""
+    failed, checkpoint = failed_path(run_id), checkpoint_path(run_id)
+    return failed.exists() and not (
+        checkpoint.exists() and checkpoint.stat().st_mtime_ns > failed.stat().st_mtime_ns
+    )
 
 
 def recorded(params: RunParams) -> RunStatus:

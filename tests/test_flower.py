@@ -404,6 +404,25 @@ def test_the_server_waits_a_bounded_time_and_writes_how_the_result_came_about(
     assert "server: round 1: client 0 is not connected" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("deadline_seconds", value) for value in ("soon", 0, -1.0, float("nan"), float("inf"))],
+        *[("result", value) for value in ("", ".", "a file/result.safetensors")],
+    ],
+)
+def test_a_wrong_setting_is_told_before_any_training(
+    roster: Roster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a file").touch()
+    roster.write(tmp_path / "roster.yaml")
+    config = CONFIG | {"roster": "roster.yaml", "result": "result.safetensors", name: value}
+    context: Any = SimpleNamespace(run_config=config)
+    with pytest.raises(InputError, match=rf"^{name} .* is not allowed; "):
+        server_app.main(HereGrid(roster), context)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("absent", [{"gone": [0, 1, 2]}, {"silent": {1: [0, 1, 2]}}])
 def test_a_run_in_which_no_update_was_accepted_has_no_result(
     serve: Callable[[HereGrid], None], roster: Roster, tmp_path: Path, absent: dict[str, Any]

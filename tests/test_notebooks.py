@@ -19,6 +19,7 @@ from heterofl_core import notebooks
 from heterofl_core.data import Images
 from heterofl_core.decoded import CODE, write_cache
 from heterofl_core.errors import InputError
+from heterofl_core.files import write_text
 from heterofl_core.notebooks import (
     NOTEBOOKS,
     beside_defaults,
@@ -30,7 +31,7 @@ from heterofl_core.notebooks import (
     source_of,
 )
 from heterofl_core.params import Execution, RunParams, run_params
-from heterofl_core.records import executed_path, failed_path, record_path, runs_folder
+from heterofl_core.records import executed_path, failed_path, read_record, record_path, runs_folder
 from heterofl_core.results import read_plan
 from heterofl_core.schedules import SCHEDULES
 from heterofl_core.settings import from_namespace, split_settings, telling
@@ -155,6 +156,9 @@ def test_papermill_runs_a_notebook_to_its_record(outputs: Path, changes: dict[st
     assert record["run_id"] in last
     assert record["device"] in last
     assert run_notebook(smoke) is None  # a finished run is not done again
+    path.unlink()  # as if the process had died between its record and its notebook
+    assert run_notebook(smoke) == path
+    assert read_record(record_path(path.stem)) == record
 
 
 def test_papermill_runs_the_notebook_of_wikitext2(
@@ -200,6 +204,7 @@ def test_whoever_waited_for_a_redo_does_not_redo_it_again(
         record.parent.mkdir(parents=True, exist_ok=True)
         record.touch()
         os.utime(record, (second, second))
+        write_text(executed_path(record.parent.name), "{}")
 
     @contextmanager
     def locked_after_another(name: str) -> Iterator[bool]:

@@ -14,7 +14,7 @@ from PIL import Image
 from heterofl_core.data import load_images
 from heterofl_core.equivalence import is_current
 from heterofl_core.errors import InputError
-from heterofl_core.estimate import Sizes, sizes_of
+from heterofl_core.estimate import Sizes, sizes_of, timing_name
 from heterofl_core.federation import Federation
 from heterofl_core.models import build_model
 from heterofl_core.own import changed_files, is_own_dataset, is_own_model
@@ -256,14 +256,32 @@ def test_a_changed_model_is_noticed_where_the_data_are_not(module: str, folder: 
     assert changed_files({"params": params.model_dump(mode="json"), "own": own}) == ["own_models.py"]
 
 
-def test_a_model_of_a_package_that_is_not_here_is_told_and_its_records_stay(folder: Path) -> None:
+@pytest.mark.parametrize("package", ["nosuch", "broken"])
+def test_a_model_of_a_package_that_cannot_be_imported_is_told_and_its_records_stay(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("not Python\n")
+    monkeypatch.syspath_prepend(tmp_path)
     write(folder, "train", [0, 1] * 6)
     write(folder, "test", [0, 1, 0])
-    params = run_params(dataset="own-mine", levels="e", arch="nosuch.mod:Net", num_clients=3)
-    with pytest.raises(InputError, match=r"^arch 'nosuch\.mod:Net' cannot be imported"):
+    params = run_params(dataset="own-mine", levels="e", arch=f"{package}.mod:Net", num_clients=3)
+    with pytest.raises(InputError, match=rf"^arch '{package}\.mod:Net' cannot be (imported|built)"):
         Federation(params)
     record = {"params": params.model_dump(mode="json"), "own": {"mod.py": "0123"}}
     assert changed_files(record) == []
+
+
+def test_a_timing_of_ones_own_model_is_one_of_what_its_file_holds(
+    module: str, folder: Path, tmp_path: Path
+) -> None:
+    params = run_params(dataset="own-mine", levels="e", arch=f"{module}:Mine", num_clients=3)
+    write(folder, "train", [0, 1] * 6)
+    write(folder, "test", [0, 1, 0])
+    before = timing_name(params, "e")
+    assert timing_name(params, "e") == before
+    (tmp_path / "own_models.py").write_text(f"{MODEL}\nLARGER = True\n", encoding="utf-8")
+    assert timing_name(params, "e") != before
 
 
 def test_a_program_of_an_own_model_is_refused(module: str, folder: Path) -> None:

@@ -150,6 +150,22 @@ def test_a_notebook_that_does_another_run_is_a_failure_and_not_asked_again(
         assert told.count(f"{params.run_id} failed: its notebook ended, and the run is not done") == 1
 
 
+def test_code_that_changes_meanwhile_ends_the_queue_before_the_next_run(
+    done: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def change(values: dict[str, Any]) -> None:
+        asked.append(values["levels"])
+        done[RUNS[len(asked) - 1].run_id] = "done"
+        monkeypatch.setattr(results, "hashed", lambda modules: "another")
+
+    monkeypatch.setattr(results, "run_notebook", change)
+    with pytest.raises(InputError, match="was changed since this command began; start it again"):
+        work_off("cpu", 10, Execution())
+    assert asked == ["a"]
+
+
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
 def test_hours_must_be_positive(hours: float) -> None:
     with pytest.raises(InputError, match=r"hours .* is not allowed; it must be above 0"):

@@ -1,6 +1,7 @@
 """What can be said of a run from what lies in the outputs folder."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,16 @@ def test_a_run_that_is_redone_is_running_although_it_has_a_record(outputs: Path)
 def test_a_failed_notebook_is_named_with_its_error(outputs: Path) -> None:
     write_failed([{"output_type": "stream"}, {"output_type": "error", "ename": "InputError", "evalue": "no"}])
     assert found() == ("failed", f"InputError: no ({failed_path(RUN)})")
+
+
+def test_a_run_that_went_on_after_its_notebook_failed_was_stopped(outputs: Path) -> None:
+    write_checkpoint(10)
+    os.utime(checkpoint_path(RUN), ns=(1, 1))
+    write_failed([{"output_type": "error", "ename": "InputError", "evalue": "no"}])
+    assert found()[0] == "failed"
+    write_checkpoint(20)
+    os.utime(failed_path(RUN), ns=(1, 1))
+    assert found() == ("stopped", "20 of 40 rounds")
 
 
 def test_a_failed_notebook_without_an_error_is_one_whose_kernel_was_killed(outputs: Path) -> None:

@@ -261,7 +261,7 @@ def test_a_run_that_todays_code_refuses_is_told_and_not_certified(
     assert main(["verify", "--stale"]) == 2
     output = capsys.readouterr()
     assert output.out == f"{RUN}: it cannot be\n"
-    assert f"in {RUN}; its like stay stale" in output.err
+    assert output.err == f"heterofl_core: {RUN} could not be executed; its like stay stale\n"
     assert not is_current(read_record(record_path(RUN)))
 
 

@@ -111,8 +111,8 @@ def summary(found: Mapping[str, str], records: Sequence[Record]) -> str:
         f"{len(found)} runs are planned. Done with the schedule that is planned, in nearly all cases the "
         f"paper's: {each('done')}. Done with a different one only, usually a shorter one, which answers "
         f"less: {each('other schedule')}. Run only by code that has changed since, and not yet compared with "
-        f"today's: {each('stale')}. Missing: {each('missing')}. With repetitions by other seeds, {len(records)} "
-        f"runs are recorded, which took {hours(records):.1f} hours of machines."
+        f"today's: {each('stale')}. Missing: {each('missing')}. With repetitions by other seeds, "
+        f"{len(records)} runs are recorded, which took {hours(records):.1f} hours of machines."
     )
 
 

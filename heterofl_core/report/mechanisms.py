@@ -7,8 +7,6 @@ from matplotlib.figure import Figure
 
 from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import width_rate
-from heterofl_core.partition import Partition, make_partition
-from heterofl_core.randomness import generator
 from heterofl_core.selection import Axis, static_index
 
 EPSILON = 1e-5  # of a norm, as in PyTorch
@@ -27,16 +25,6 @@ def heads(level: str = "c") -> Figure:
     plot.vlines(np.arange(32, 256, 32) - 0.5, -0.5, 1.5, color="black", linewidth=0.8)
     plot.set(xlabel="feature of the queries (black: between heads)", yticks=[0, 1], yticklabels=list(rows))
     return figure
-
-
-def dealt(kind: str) -> Partition:
-    """As many images as MNIST has, equally many of each of ten labels, dealt to 100 clients by seed 0.
-
-    Args:
-        kind: see `make_partition`.
-    """
-    train, test = (np.repeat(range(10), images) for images in (6000, 1000))  # of each label
-    return make_partition(kind, train, test, 100, generator(0, "partition"))
 
 
 def masked_softmax(logits: np.ndarray, held: np.ndarray, masked_loss: str) -> np.ndarray:

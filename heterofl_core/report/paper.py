@@ -105,8 +105,8 @@ def defined_otherwise(params: RunParams, metric: str) -> bool:
 
 
 def paper_gain(better: RunParams, worse: RunParams, metric: str) -> float | None:
-    """How much better one result is than another in a table that prints both; None if there is none, or if one
-    of them is defined otherwise than ours.
+    """How much better one result is than another in a table that prints both; None if there is none, or if
+    one of them is defined otherwise than ours.
     """
     if any(defined_otherwise(params, metric) for params in (better, worse)):
         return None

@@ -92,8 +92,8 @@ def curve_of(answer: Answer) -> pd.DataFrame:
 def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
     """What a client of each level would use, beside a federation of that level alone.
 
-    Slice and level alone are of the same seeds, in the same precision and by the same schedule. With IID data Local accuracy is
-    Global accuracy, and is left out.
+    Slice and level alone are of the same seeds, in the same precision and by the same schedule. With IID data
+    Local accuracy is Global accuracy, and is left out.
 
     Returns:
         A row for each setting and schedule of a mix and each of its smaller levels: `answer` (the runs of the
@@ -188,8 +188,8 @@ def spendings(evidence: Evidence, dataset: str, partition: str) -> pd.DataFrame:
 
     Returns:
         The columns of `rounds.csv`, and `levels`, `schedule`, `sent_mb` (to the clients and back) and
-        `seconds` (of training, by the median of a round: a machine that is paused or shared does not count; NaN
-        on all machines but the one that most of the runs were made on).
+        `seconds` (of training, by the median of a round: a machine that is paused or shared does not count;
+        NaN on all machines but the one that most of the runs were made on).
     """
     mixes = [*LEVELS, *(f"{level}-{LEVELS[-1]}" for level in LEVELS[:-1])]
     asked = [run_params(dataset=dataset, partition=partition, levels=levels) for levels in mixes]

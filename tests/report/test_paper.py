@@ -81,7 +81,9 @@ def test_a_difference_is_of_two_cells_of_one_table() -> None:
 def test_what_is_defined_otherwise_has_no_gain_in_the_paper() -> None:
     """Standalone's printed Global accuracy is that of averaged parameters."""
     ours = run_params(dataset="mnist", levels="e", partition="non-iid-2")
-    standalone = run_params(dataset="mnist", levels="a", partition="non-iid-2", method="standalone", arch="mlp")
+    standalone = run_params(
+        dataset="mnist", levels="a", partition="non-iid-2", method="standalone", arch="mlp"
+    )
     assert paper_gain(ours, standalone, "global_accuracy") is None
     assert paper_gain(ours, standalone, "local_accuracy") is not None
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import psutil
+
 from heterofl_core.errors import InputError
 from heterofl_core.folders import ROOT
 from heterofl_flower.credentials import Certificates, make_certificates, make_key
@@ -281,7 +283,7 @@ class Loopback:
 
 @contextmanager
 def federation(folder: Path, trace: str, claims: dict[int, str] | None = None) -> Iterator[Loopback]:
-    """A server and a client for each letter of a trace, all connected; stopped when the block ends.
+    """A server and a client for each letter of a trace, all started; stopped when the block ends.
 
     Args:
         folder: that does not exist yet, or is empty.
@@ -351,14 +353,11 @@ def free_port() -> int:
 
 def left_over(folder: Path) -> list[int]:
     """Processes that still have this folder as Flower's home: children of ours, wherever they moved."""
-    mark = f"FLWR_HOME={folder / 'flower'}".encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:  # it has ended, or is not ours
-            continue
+    home, found = str(folder / "flower"), []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it has ended, or is not ours
+            if process.environ().get("FLWR_HOME") == home:
+                found.append(process.pid)
     return found
 
 

@@ -13,7 +13,7 @@ from heterofl_core.federation import Federation, Weights
 from heterofl_core.files import atomic
 from heterofl_core.params import RunParams
 from heterofl_flower.roster import Roster
-from heterofl_flower.settings import params_for
+from heterofl_flower.settings import deadline_of, params_for, result_of
 from heterofl_flower.strategy import HeteroFL, as_record
 
 POLL_SECONDS = 0.5
@@ -31,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     roster = Roster.read(Path(str(config["roster"])))
     params = params_for(config, roster)
-    deadline_seconds = float(str(config["deadline_seconds"]))
+    deadline_seconds, result = deadline_of(config), result_of(config)  # before any training
     strategy = HeteroFL(Federation(params), roster, deadline_seconds, say)
     wait_for_clients(grid, roster, deadline_seconds)
     strategy.start(grid, as_record(strategy.weights), num_rounds=params.rounds, timeout=deadline_seconds)
@@ -39,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         raise InputError(
             "no client's update was accepted in any round; what the server says of each round tells why"
         )
-    save_result(Path(str(config["result"])), strategy.weights, params, strategy.participants)
+    save_result(result, strategy.weights, params, strategy.participants)
 
 
 def say(sentence: str) -> None:

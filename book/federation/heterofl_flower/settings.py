@@ -1,6 +1,9 @@
 """The parameters of a run: from Flower's run configuration, the levels from the roster."""
 
+import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from heterofl_core.classification import Classification
@@ -35,6 +38,43 @@ def params_for(config: Mapping[str, Any], roster: Roster) -> RunParams:
     if params.dataset == "wikitext2":
         raise InputError("dataset 'wikitext2' is not for this federation, which learns from images")
     return params
+
+
+def deadline_of(config: Mapping[str, Any]) -> float:
+    """The seconds after which a round does without the clients that have not answered.
+
+    Raises:
+        InputError: they are no positive number.
+    """
+    given = config["deadline_seconds"]
+    try:
+        seconds = float(str(given))
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"deadline_seconds {given!r} is not allowed; it must be a number above 0")
+    return seconds
+
+
+def result_of(config: Mapping[str, Any]) -> Path:
+    """The file for the global parameters, in a folder that is made if there is none.
+
+    Raises:
+        InputError: no file is named, or there cannot be one.
+    """
+    given = str(config["result"])
+    path = Path(given)
+    if not given or path.is_dir():
+        raise InputError(
+            f"result {given!r} is not allowed; give the name of a file for the global parameters"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"result {given!r} is not allowed; its folder cannot be made ({error})") from error
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"result {given!r} is not allowed; its folder cannot be written")
+    return path
 
 
 def own_share(config: Mapping[str, Any], client: int, num_clients: int) -> ClientShare:
