@@ -6,13 +6,13 @@ margin. `params/questions.yaml` has comparisons of our own, on which no verdict 
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.report.differences import Difference, difference
+from heterofl_core.report.differences import Difference, difference, holm
 from heterofl_core.report.evidence import Evidence, how_long
 from heterofl_core.strict_yaml import parse_yaml
 from heterofl_core.studies import combinations
@@ -40,7 +40,9 @@ VERDICTS = {
     "undecided": "no measured comparison fails, and fewer than half of all comparisons hold",
     "not enough runs": "fewer than a quarter of the comparisons were measured",
 }
-"""What can be said of a claim whose measured comparisons are all by the paper's schedule."""
+"""What can be said of a claim whose measured comparisons are all by the paper's schedule; here one holds or
+fails only if it does so beside all others of the claim, see `verdict_on`.
+"""
 
 IN_SHORT_RUNS = {"reproduced": "supported", "not reproduced": "not borne out"}
 """The weaker words for a claim of which a measured comparison is by a shorter schedule."""
@@ -153,6 +155,39 @@ def verdict(outcomes: Sequence[str]) -> str:
     if counts["fails"]:
         return "partly" if counts["holds"] else "not reproduced"
     return "reproduced" if 2 * counts["holds"] >= len(outcomes) else "undecided"
+
+
+Chance = tuple[str, float]
+"""What came of a comparison, and how often chance alone would do so; see `chances`."""
+
+
+def chances(
+    comparisons: Sequence[Comparison], judgements: Sequence[tuple[Difference | None, str]]
+) -> list[Chance]:
+    """The outcome of each comparison, and its p-value at the margin, NaN where there is no interval; for the
+    judgements see `judged`.
+    """
+    return [
+        (came, measured.p_value(one.margin) if measured and came in WITH_INTERVAL else math.nan)
+        for one, (measured, came) in zip(comparisons, judgements, strict=True)
+    ]
+
+
+def told(comparisons: Iterable[Chance]) -> float:
+    """The largest p-value that Holm's correction for some comparisons tells from chance."""
+    return holm([chance for came, chance in comparisons if came in WITH_INTERVAL])
+
+
+def outcomes(comparisons: Iterable[Chance], limit: float) -> list[str]:
+    """What came of some comparisons, if those with a larger p-value than a limit are open."""
+    return ["open" if chance > limit else came for came, chance in comparisons]
+
+
+def verdict_on(comparisons: Sequence[Chance]) -> str:
+    """The verdict on a claim from all of its comparisons, asked at once: the more there are, the more often
+    chance alone makes one of them hold or fail.
+    """
+    return verdict(outcomes(comparisons, told(comparisons)))
 
 
 def judged(evidence: Evidence, comparison: Comparison, which: str = "best") -> tuple[Difference | None, str]:

@@ -95,9 +95,9 @@ def holm(chances: Sequence[float]) -> float:
 def compared(
     evidence: Evidence, one: RunParams, other: RunParams, schedule: str | None = None
 ) -> tuple[Answer, Answer] | None:
-    """Of the answers to two questions the runs that are pairs, by one schedule and evaluated equally often: of
-    today's code rather than of older one, by the asked schedule rather than by another, by a long one rather
-    than by a short one. For `schedule` see `difference`.
+    """Of the answers to two questions the runs that are pairs, by one schedule and evaluated equally often:
+    of today's code rather than of older one, by the asked schedule rather than by another, by a long one
+    rather than by a short one. For `schedule` see `difference`.
     """
     pairs = [
         (ours, theirs)

@@ -19,10 +19,11 @@ from heterofl_core.report.claims import (
     WITH_INTERVAL,
     Claim,
     Comparison,
+    chances,
     judged,
     read_claims,
     read_question,
-    verdict,
+    verdict_on,
 )
 from heterofl_core.report.evidence import MARKS, Evidence
 from heterofl_core.report.exhibits import all_evidence
@@ -42,10 +43,11 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
     Where a measured comparison is not by the paper's schedule, it says so, in weaker words; where all are,
     but the scatter behind an interval is not, it says that.
     """
-    judgements = [judged(evidence, one) for one in claim.of(dataset)]
+    comparisons = claim.of(dataset)
+    judgements = [judged(evidence, one) for one in comparisons]
     if not judgements:
         return "–"
-    said = verdict([outcome for _, outcome in judgements])
+    said = verdict_on(chances(comparisons, judgements))
     counts = Counter(outcome for _, outcome in judgements if outcome in WITH_INTERVAL)
     if not counts:
         return f"{said} (0 of {len(judgements)})"

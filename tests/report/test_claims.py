@@ -19,6 +19,7 @@ from heterofl_core.report.claims import (
     read_claims,
     read_question,
     verdict,
+    verdict_on,
 )
 from heterofl_core.report.differences import Difference
 from heterofl_core.report.evidence import Evidence, quantile
@@ -133,6 +134,15 @@ PARAMS = run_params(dataset="mnist", levels="a-e")
 
 
 # The ledger
+
+
+def test_the_more_comparisons_a_claim_has_the_surer_one_must_fail() -> None:
+    """One in twenty fails by chance; so of one comparison 0.04 is enough, and of three it is not."""
+    assert verdict_on([("fails", 0.04)]) == "not reproduced"
+    assert verdict_on([("fails", 0.04), ("open", 0.5), ("open", 0.5)]) == "undecided"
+    assert verdict_on([("fails", 0.01), ("open", 0.5), ("open", 0.5)]) == "not reproduced"
+    assert verdict_on([("holds", 0.001), ("holds", 0.02), ("open", 0.5)]) == "reproduced"
+    assert verdict_on([("holds", 0.04), ("no interval", math.nan)]) == "reproduced"
 
 
 def test_a_verdict_says_from_what_it_comes_and_whether_that_was_shorter_than_the_paper() -> None:

@@ -162,8 +162,9 @@ def test_the_whole_study_in_a_few_sentences() -> None:
         "the paper's: 1 on MNIST, 0 on CIFAR10, 0 on WikiText2. Done with a different one only, usually a "
         "shorter one, which answers less: 0 on MNIST, 0 on CIFAR10, 0 on WikiText2. Run only by code that "
         "has changed since, and not yet compared with today's: 0 on MNIST, 0 on CIFAR10, 1 on WikiText2. "
-        f"Missing: {planned['mnist'] - 1} on MNIST, {planned['cifar10']} on CIFAR10, {planned['wikitext2'] - 1} on "
-        "WikiText2. With repetitions by other seeds, 3 runs are recorded, which took 1.2 hours of machines."
+        f"Missing: {planned['mnist'] - 1} on MNIST, {planned['cifar10']} on CIFAR10, "
+        f"{planned['wikitext2'] - 1} on WikiText2. With repetitions by other seeds, 3 runs are recorded, "
+        "which took 1.2 hours of machines."
     )
 
 

@@ -5,7 +5,7 @@ from test_evidence import a_record
 
 from heterofl_core.params import run_params
 from heterofl_core.report import robustness
-from heterofl_core.report.claims import Claim, Comparison
+from heterofl_core.report.claims import Claim, Comparison, chances, judged
 from heterofl_core.report.differences import difference
 from heterofl_core.report.evidence import Evidence
 
@@ -19,7 +19,8 @@ def test_what_correction_leaves_of_outcomes_and_verdicts_by_hand() -> None:
     assert robustness.corrected([first, [("fails", 0.04)], [("no interval", float("nan"))]]) == (
         "Of 4 comparisons with an interval, 2 hold and 1 fail. Holm's correction for all of them leaves 1 "
         "and 0. Of 2 verdicts that decide something (reproduced, partly, not reproduced, or their weaker "
-        "words), 2 stay if each corrects for its own comparisons, and 0 if each corrects for all."
+        "words), 0 stay if each corrects for all comparisons and not for its claim's alone; without any "
+        "correction, 2 would decide something."
     )
 
 
@@ -34,9 +35,8 @@ def test_chance_is_judged_at_the_margin() -> None:
     mix, alone = (run_params(dataset="mnist", levels=levels) for levels in accuracies)
     found = difference(Evidence(records), mix, alone, "global_accuracy")
     assert found is not None
-    ((_, chance),) = robustness.chances(
-        Evidence(records), [Comparison(mix, alone, "global_accuracy", margin=10.0)], "best"
-    )
+    comparison = Comparison(mix, alone, "global_accuracy", margin=10.0)
+    ((_, chance),) = chances([comparison], [judged(Evidence(records), comparison)])
     assert chance == found.p_value(10.0) > 100 * found.p_value(0.0)
 
 
@@ -56,7 +56,7 @@ def test_what_hangs_on_the_best_round_is_counted(monkeypatch: pytest.MonkeyPatch
     assert robustness.robustness() == (
         "Of 1 comparisons with an interval, 1 hold and 0 fail. Holm's correction for all of them leaves 1 "
         "and 0. Of 1 verdicts that decide something (reproduced, partly, not reproduced, or their weaker "
-        "words), 1 stay if each corrects for its own comparisons, and 1 if each corrects for all. Judged by "
-        "the last round and not by the best, 1 of the 1 outcomes and 1 of the 1 verdicts with enough runs "
-        "would be others."
+        "words), 1 stay if each corrects for all comparisons and not for its claim's alone; without any "
+        "correction, 1 would decide something. Judged by the last round and not by the best, 1 of the 1 "
+        "outcomes and 1 of the 1 verdicts with enough runs would be others."
     )
