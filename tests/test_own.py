@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     get_reusable_executor().shutdown()  # those of an earlier test would not look into this folder
     (tmp_path / "own_models.py").write_text(MODEL, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)  # an earlier test's lay in another folder
     return "own_models"
 
 
