@@ -22,13 +22,7 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be written, or the disk is full.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=leftover(path), suffix=path.suffix)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_beside(path)
     try:
         yield temporary
         temporary.chmod(0o644)  # mkstemp's files are private; results are for everybody
@@ -40,6 +34,21 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new, empty file for what will stand at `path`, in the same folder, which is made if it is missing.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=leftover(path), suffix=path.suffix)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    os.close(handle)
+    return Path(name)
 
 
 def leftover(path: Path) -> str:

@@ -78,6 +78,12 @@ def code() -> dict[str, Any]:
     }
 
 
+def check_unchanged() -> None:
+    """For a process that starts others: raises an `InputError` if they would read other code than it did."""
+    if hashed(RESULT_MODULES) != code_hash():
+        raise InputError("code that can change results was changed since this command began; start it again")
+
+
 def check_code(of_run: str) -> None:
     """For a process that a run started: raises an `InputError` if the code was changed in between.
 

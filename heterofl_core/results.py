@@ -14,7 +14,7 @@ from heterofl_core.folders import PARAMS
 from heterofl_core.notebooks import run_notebook
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.processor import lacks_instructions, processor
-from heterofl_core.provenance import RESULT_MODULES, code_hash, hashed
+from heterofl_core.provenance import check_unchanged
 from heterofl_core.settings import telling
 from heterofl_core.status import RunStatus, status_of
 from heterofl_core.studies import Study, read_study
@@ -109,10 +109,7 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
     done: list[str] = []
     failed: set[str] = set()
     while status := next_run(runs, end - time.monotonic(), timings, failed, workers):
-        if hashed(RESULT_MODULES) != code_hash():
-            raise InputError(
-                "code that can change results was changed since this command began; start it again"
-            )
+        check_unchanged()
         params = status.params
         minutes = seconds_left(status, timings, workers) / 60
         anew = ", for a stale record" if status.state == "stale" else ""

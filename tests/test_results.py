@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from heterofl_core import results
+from heterofl_core import provenance, results
 from heterofl_core.errors import InputError
 from heterofl_core.estimate import Timing, timing_name
 from heterofl_core.params import Execution, RunParams, run_params
@@ -158,7 +158,7 @@ def test_code_that_changes_meanwhile_ends_the_queue_before_the_next_run(
     def change(values: dict[str, Any]) -> None:
         asked.append(values["levels"])
         done[RUNS[len(asked) - 1].run_id] = "done"
-        monkeypatch.setattr(results, "hashed", lambda modules: "another")
+        monkeypatch.setattr(provenance, "hashed", lambda modules: "another")
 
     monkeypatch.setattr(results, "run_notebook", change)
     with pytest.raises(InputError, match="was changed since this command began; start it again"):

@@ -1,13 +1,13 @@
 """The parameters of a run: from Flower's run configuration, the levels from the roster."""
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from heterofl_core.classification import Classification
 from heterofl_core.errors import InputError
+from heterofl_core.files import temporary_beside
 from heterofl_core.levels import LEVELS
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.tasks import ClientShare
@@ -69,11 +69,9 @@ def result_of(config: Mapping[str, Any]) -> Path:
             f"result {given!r} is not allowed; give the name of a file for the global parameters"
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"result {given!r} is not allowed; its folder cannot be made ({error})") from error
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"result {given!r} is not allowed; its folder cannot be written")
+        temporary_beside(path).unlink()
+    except InputError as error:
+        raise InputError(f"result {given!r} is not allowed; {error}") from error
     return path
 
 
