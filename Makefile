@@ -15,7 +15,7 @@ PLAN ?= cpu
 .PHONY: help quickstart run course book study results status federation test federation-test smoke survive bench lint lock clean
 
 help: ## Shows this list.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 17
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment: made once, and again when a pinned version changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -59,7 +59,7 @@ federation-test: .venv/installed ## Tests the real federation from end to end, i
 
 smoke: .venv/installed ## Runs every row of the ablation and every baseline from end to end, on digits, in minutes.
 	for model in cnn preresnet18; do \
-	  HETEROFL_OUTPUTS=outputs/smoke $(CORE) study ablation -p protocol=smoke -p dataset=digits -p num_clients=20 -p arch=$$model; \
+	  HETEROFL_OUTPUTS=outputs/smoke $(CORE) study ablation -p protocol=smoke -p dataset=digits -p num_clients=20 -p arch=$$model || exit 1; \
 	done
 	HETEROFL_OUTPUTS=outputs/smoke $(CORE) study baselines -p protocol=smoke -p dataset=digits -p num_clients=20
 

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -38,6 +39,7 @@ from heterofl_core.engines import Engine
 from heterofl_core.estimate import work_of
 from heterofl_core.federation import Federation, Weights
 from heterofl_core.folders import outputs_folder
+from heterofl_core.own import digests
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.provenance import provenance
 
@@ -295,15 +297,22 @@ def kept(datasets: Sequence[str], mixes: Sequence[str], quick: bool) -> list[dic
     """Rows of the cases that are not measured now, if the same code measured them on the same machine in the
     same way.
     """
-    folder, now = outputs_folder() / "bench", provenance() | {"quick": quick}
+    folder = outputs_folder() / "bench"
+    now = provenance() | {"quick": quick, "measured_by": measured_by()}
     try:
         before = json.loads((folder / "machine.json").read_text(encoding="utf-8"))["rounds"]
         rows: list[dict[str, Any]] = pd.read_csv(folder / "rounds.csv").to_dict("records")  # type: ignore[assignment]
     except (OSError, KeyError):
         return []
-    if any(before[name] != now[name] for name in ("code_hash", "device", "versions", "quick")):
+    alike = ("code_hash", "device", "versions", "quick", "measured_by")
+    if any(before.get(name) != now[name] for name in alike):
         return []
     return [row for row in rows if row["dataset"] not in datasets or row["levels"] not in mixes]
+
+
+def measured_by() -> dict[str, str]:
+    """The digests of the code that measures, the reference included, by file."""
+    return digests(Path(__file__).with_name(f"{name}.py") for name in ("bench", "bounded", "reference"))
 
 
 def main() -> None:
@@ -317,7 +326,7 @@ def main() -> None:
             found = measure(dataset, levels, asked.quick)
             rows += found
             write_table("rounds", rows)
-            write_machine("rounds", quick=asked.quick)
+            write_machine("rounds", quick=asked.quick, measured_by=measured_by())
             print(f"{wide(found).to_string()}\n", flush=True)
     print(f"written to {outputs_folder() / 'bench'}")
 

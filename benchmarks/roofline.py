@@ -32,13 +32,13 @@ from torch.nn import functional as F
 from benchmarks.bench import DATASETS, Ours, ways
 from benchmarks.results import has_bf16, write_machine, write_table
 from heterofl_core.clients import ClientTask, client_update
-from heterofl_core.cost import CLIENT_WORDS, cost_table, model_cost
+from heterofl_core.cost import cost_table, model_cost
 from heterofl_core.estimate import work_of
 from heterofl_core.executor import side_by_side
-from heterofl_core.levels import LEVELS, width_rate
+from heterofl_core.levels import LEVELS
 from heterofl_core.models import build_model
 from heterofl_core.params import RunParams, run_params
-from heterofl_core.timings import BACKWARD, STEPS, example, options, shortest, timed_task
+from heterofl_core.timings import BACKWARD, STEPS, client_options, example, shortest, timed_task
 from heterofl_core.vectorised import ON_CPU, group_update, in_groups
 
 FLOAT = 4  # bytes
@@ -174,12 +174,6 @@ def step_work(params: RunParams, level: str) -> StepWork:
         moved_mb=(TOUCHED * parameters + PASSED * outputs) / 2**20,
         held_mb=(HELD * parameters + outputs) / 2**20,
     )
-
-
-def client_options(params: RunParams, level: str) -> dict[str, Any]:
-    """Options of `build_model` for a client of this level."""
-    words = {"num_tokens": CLIENT_WORDS} if params.arch == "transformer" else {}
-    return {"width_rate": width_rate(level), **options(params), **words}
 
 
 def activations(params: RunParams, model_options: dict[str, Any]) -> int:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from heterofl_core.errors import InputError
+from heterofl_core.errors import InputError, MismatchError
 from heterofl_core.folders import fix_folders
 from heterofl_core.settings import from_texts, read_yaml
 
@@ -37,7 +37,12 @@ EXTRAS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; wrong input ends with one sentence and exit status 2, Ctrl-C with 130."""
+    """Runs one command.
+
+    Returns:
+        Its exit status: 2 for wrong input, of which one sentence tells, 1 for results that differ, 130 for
+        Ctrl-C, 141 if the reader of its output left early.
+    """
     options = parser().parse_args(arguments)
     fix_folders()
     try:
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that left is expected
     except InputError as error:
         print(f"heterofl_core: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, MismatchError) else 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
@@ -57,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # a reader such as `head` left early; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell says it of who is ended by that
     return 0
 
 
@@ -255,8 +261,10 @@ def results(options: argparse.Namespace) -> None:
     from heterofl_core.settings import split_changes
 
     changes, execution = split_changes(settings(options))
-    done = work_off(options.plan, options.hours, execution, **changes)
+    done, failed = work_off(options.plan, options.hours, execution, **changes)
     print(f"{len(done)} runs done")
+    if failed:
+        raise InputError(f"{len(failed)} runs failed, the first of them {failed[0]}; above stands why")
 
 
 def status(options: argparse.Namespace) -> None:
@@ -294,7 +302,7 @@ def verify(options: argparse.Namespace) -> None:
         for machine, number in left_stale().items():
             print(f"{number} records of {machine} stay stale; this one, or its versions, give other digits")
         if other:
-            raise InputError(
+            raise MismatchError(
                 f"today's code does not give the same as before in {other[0]}; its like stay stale"
             )
         if hindered:
@@ -306,7 +314,7 @@ def verify(options: argparse.Namespace) -> None:
     for name, (then, now) in found.changed.items():
         print(f"{name} was {then}, is {now}")
     if len(found.differences):
-        raise InputError(f"{options.run} differs in {len(found.differences)} of {len(found.curve)} values")
+        raise MismatchError(f"{options.run} differs in {len(found.differences)} of {len(found.curve)} values")
     print(f"{options.run}: {found.rounds} rounds are identical in all {len(found.curve)} values")
 
 

@@ -111,12 +111,11 @@ def timed(path: Path, target: Path, settings: dict[str, Any]) -> tuple[NotebookN
     return notebook, float(notebook.metadata.papermill.duration)
 
 
-def time_with_mnist(path: Path, ran: NotebookNode, settings: dict[str, Any]) -> float:
+def time_with_mnist(path: Path, settings: dict[str, Any]) -> float:
     """Executes a chapter with MNIST, and notes the seconds where it is kept as it ran with digits.
 
     Args:
-        path: of the source.
-        ran: the chapter as it ran with digits.
+        path: of the source of a chapter that ran with digits.
         settings: see `mnist_settings`.
 
     Returns:
@@ -127,6 +126,7 @@ def time_with_mnist(path: Path, ran: NotebookNode, settings: dict[str, Any]) -> 
     """
     with replacing(path) as target:
         _, seconds = timed(path, target, settings)
-        ran.metadata.course.mnist = {"settings": settings, "seconds": seconds}
-        nbformat.write(ran, target)
+        if ran := as_it_ran(path):  # by now somebody may have executed it anew
+            ran.metadata.course.mnist = {"settings": settings, "seconds": seconds}
+            nbformat.write(ran, target)
     return seconds

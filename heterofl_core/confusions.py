@@ -16,8 +16,8 @@ from heterofl_core.clients import ModelCopy
 from heterofl_core.errors import InputError
 from heterofl_core.files import write_text
 from heterofl_core.params import Execution, RunParams
-from heterofl_core.records import confusions_path
-from heterofl_core.verify import again, check_end, recorded_run
+from heterofl_core.records import confusions_path, recorded_run
+from heterofl_core.verify import again, check_end
 
 
 def write_confusions(run_id: str, execution: Execution) -> Path:

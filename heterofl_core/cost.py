@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from heterofl_core.estimate import CLIENT_WORDS
 from heterofl_core.levels import LEVELS, Mix, all_mixes, width_rate
 from heterofl_core.models import build_model
 from heterofl_core.params import SEQUENCE_LENGTH
@@ -21,7 +22,6 @@ from heterofl_core.printing import magnitude
 from heterofl_core.transformer import Attention
 
 BYTES = 4  # of a parameter in float32
-CLIENT_WORDS = 3_759  # that a client of WikiText2 has on average, of 33,279; a test counts them
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,11 @@ EXAMPLES = {
 """For each of the paper's architectures an example of its data set: MNIST, CIFAR10, WikiText2."""
 
 
+def client_sizes(arch: str) -> dict[str, int]:
+    """Options of `build_model` for what a client has less of than the server: a Transformer's words."""
+    return {"num_tokens": CLIENT_WORDS} if arch == "transformer" else {}
+
+
 def cost_table(arch: str) -> pd.DataFrame:
     """The cost columns of Tables 5 to 7 for all 31 mixes: as the paper prints them, then exact counts.
 
@@ -121,13 +126,12 @@ def cost_table(arch: str) -> pd.DataFrame:
     Args:
         arch: `cnn` for Table 5, `preresnet18` for Table 6, `transformer` for Table 7.
     """
-    own_words = {"num_tokens": CLIENT_WORDS} if arch == "transformer" else {}
 
     def of_level(level: str, **options: int) -> Cost:
         return model_cost(arch, EXAMPLES[arch], width_rate=width_rate(level), **options)
 
     whole = {level: of_level(level) for level in LEVELS}
-    own = {level: of_level(level, **own_words) for level in LEVELS}
+    own = {level: of_level(level, **client_sizes(arch)) for level in LEVELS}
     rows = []
     for mix in all_mixes():
         cost = mix_cost(mix, whole.__getitem__)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -92,12 +93,13 @@ def bring_up_to_date(again: bool = False, mnist: bool = False) -> None:
     for path in chapters() if mnist else []:
         settings, ran = mnist_settings(path), as_it_ran(path)
         if settings and ran and ran.metadata.course.get("mnist", {}).get("settings") != settings:
-            print(f"{path.stem}, MNIST: {time_with_mnist(path, ran, settings):.0f} seconds", flush=True)
+            print(f"{path.stem}, MNIST: {time_with_mnist(path, settings):.0f} seconds", flush=True)
 
 
 def write_pages(folder: Path = PAGES, solutions: bool = True) -> None:
     """Puts the executed chapters into the book, with solutions or without."""
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
     for path in chapters():
         if ran := as_it_ran(path):
             page = as_page(ran, path.stem, solutions)

@@ -18,8 +18,8 @@ from heterofl_core.executor import side_by_side
 from heterofl_core.files import write_text
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.personal import PersonalModel, personal_models
-from heterofl_core.records import ensembles_path
-from heterofl_core.verify import again, check_end, recorded_run
+from heterofl_core.records import ensembles_path, recorded_run
+from heterofl_core.verify import again, check_end
 
 RECORDED = "mean of probabilities"
 """How a run's Global accuracy is recorded. Liang et al. (2020) published code for the mean of outputs, which

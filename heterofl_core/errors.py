@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))  # what it quotes may have several lines
+
+
+class MismatchError(InputError):
+    """Results that should be the same are not: what was asked for is in order, and the answer is no."""

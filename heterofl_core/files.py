@@ -65,6 +65,14 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def written_at(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None if there is none, or no longer."""
+    try:
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def sweep(path: Path) -> None:
     """Removes the temporary files that writers of `path` left when they were killed.
 

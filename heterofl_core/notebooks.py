@@ -11,7 +11,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from heterofl_core.errors import InputError
-from heterofl_core.files import atomic, sweep
+from heterofl_core.files import atomic, sweep, written_at
 from heterofl_core.folders import BOOK, ROOT
 from heterofl_core.locks import locked
 from heterofl_core.params import RunParams, run_params
@@ -105,11 +105,6 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
         execute_notebook(params, values)
         failed_path(params.run_id).unlink(missing_ok=True)
     return path
-
-
-def written_at(path: Path) -> int | None:
-    """When a file was written, in nanoseconds; None if there is none."""
-    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:

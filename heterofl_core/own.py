@@ -65,15 +65,23 @@ def of_dataset(dataset: str) -> dict[str, str]:
 
 
 def of_model(arch: str) -> dict[str, str]:
-    """The digest of a model's file, if it is found; see `fingerprints`."""
-    files = []
-    if is_own_model(arch):
-        try:
-            spec = importlib.util.find_spec(arch.partition(":")[0])
-        except Exception:  # of a package around it; whoever builds the model says so
-            spec = None
-        files += [Path(spec.origin)] if spec and spec.origin else []
-    return digests(files)
+    """The digests of a model's module, or of all modules of its package, if found; see `fingerprints`."""
+    if not is_own_model(arch):
+        return {}
+    try:
+        spec = importlib.util.find_spec(
+            re.split("[.:]", arch)[0]
+        )  # no module in a package: nothing is imported
+    except ValueError:  # `__main__` of a notebook, which has no file
+        spec = None
+    if spec and spec.submodule_search_locations:
+        folders = [Path(folder) for folder in spec.submodule_search_locations]
+        return {
+            file.relative_to(folder.parent).as_posix(): digest(file, file.stat().st_mtime_ns)
+            for folder in folders
+            for file in sorted(folder.rglob("*.py"))
+        }
+    return digests([Path(spec.origin)] if spec and spec.origin and spec.has_location else [])
 
 
 def digests(files: Iterable[Path]) -> dict[str, str]:
@@ -84,7 +92,8 @@ def digests(files: Iterable[Path]) -> dict[str, str]:
 @functools.cache
 def digest(file: Path, changed: int) -> str:
     """The SHA-256 of a file that was last changed at some time; pages ask for it again and again."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def changed_files(record: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def copy_pages() -> list[Path]:
     it is, and with the command that executes it again.
     """
     folder = BOOK / "executed"
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
     pages = []
     for record in featured(all_records()):
         source = executed_path(record["run_id"])
@@ -102,7 +104,7 @@ def build_book(solutions: bool = True) -> Path:
     Raises:
         InputError: a record or notebook is damaged, or the build failed; it has said why.
     """
-    with locked("book", folder=BOOK / "_build"):  # that is written, whatever outputs it is made from
+    with locked("book", folder=BOOK):  # that is written, whatever outputs it is made from
         collect()
         write_badges()
         copy_pages()

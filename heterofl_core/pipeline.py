@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heterofl_core.errors import InputError
+from heterofl_core.files import written_at
 from heterofl_core.folders import BOOK, PARAMS, ROOT, outputs_folder
 from heterofl_core.params import Execution, RunParams
 from heterofl_core.records import runs_folder
@@ -29,7 +30,9 @@ OWN_MB = 4_000
 """The same for somebody's own data set, which nobody has measured."""
 WORKER_MB = 1_000
 PERSONAL_MB = {"mlp": 3, "cnn": 6, "preresnet18": 37}
-"""Of one client's own model, at level a."""
+"""Of one client's own model, at level a; somebody's own architecture counts as the largest of them."""
+CONTAINERS_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""What a container may use of the machine's memory, in bytes; `max` if it may use all."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Workload:
         """The memory that a run asks a cluster for; clients' own models are kept, and sent to the workers."""
         params = self.runs[run_id]
         personal = params.num_clients if params.has_personal_models else 0
-        models = 2 * personal * PERSONAL_MB.get(params.arch, 0)
+        models = 2 * personal * PERSONAL_MB.get(params.arch, max(PERSONAL_MB.values()))
         return MEMORY_MB.get(params.dataset, OWN_MB) + self.workers * WORKER_MB + models
 
 
@@ -148,7 +151,7 @@ def fetch(runs: Iterable[RunParams]) -> None:
 def newest_record() -> list[Path]:
     """The record that was written last, if there is one: results that are older are made anew."""
     records = runs_folder().glob("*/record.json")
-    return sorted(records, key=lambda path: path.stat().st_mtime)[-1:]
+    return sorted(records, key=lambda path: written_at(path) or 0)[-1:]
 
 
 def book_sources() -> list[Path]:
@@ -194,8 +197,10 @@ def snakemake_command(
 
 def on_this_machine() -> list[str]:
     """Options by which runs take all cores, and no more memory together than there is."""
-    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    return ["--cores", "all", "--resources", f"mem_mb={memory_mb}"]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if CONTAINERS_LIMIT.exists() and (limit := CONTAINERS_LIMIT.read_text().strip()) != "max":
+        memory = min(memory, int(limit))
+    return ["--cores", "all", "--resources", f"mem_mb={memory // 2**20}"]
 
 
 def from_anywhere(value: Any) -> Any:

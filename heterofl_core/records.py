@@ -232,8 +232,31 @@ def metrics(rounds: pd.DataFrame) -> dict[str, float | int]:
 
 
 def all_records() -> list[dict[str, Any]]:
-    """The records of all runs that are done, by name."""
-    return [read_record(path) for path in sorted(runs_folder().glob("*/record.json"))]
+    """The records of all runs that are done, by name; without one that vanishes meanwhile, as it does when
+    its run is done again.
+
+    Raises:
+        InputError: one is damaged; see `read_record`.
+    """
+    found = []
+    for path in sorted(runs_folder().glob("*/record.json")):
+        try:
+            found.append(read_record(path))
+        except InputError:
+            if path.exists():
+                raise
+    return found
+
+
+def recorded_run(run_id: str) -> dict[str, Any]:
+    """The record of a finished run.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    if not record_path(run_id).exists():
+        raise InputError(f"run {run_id!r} has no record in {runs_folder()}")
+    return read_record(record_path(run_id))
 
 
 def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ A plan in `params/plans/` is a study whose order matters: what tells most per ma
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def next_run(
     runs: Sequence[RunParams],
     seconds: float,
     timings: Timings,
-    failed: set[str],
+    failed: Collection[str],
     workers: int | None = None,
 ) -> RunStatus | None:
     """The first run of a plan that is to be done and fits the time; None if there is none.
@@ -73,7 +73,7 @@ def next_run(
     return None
 
 
-def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> list[str]:
+def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> tuple[list[str], list[str]]:
     """Does runs of a plan through papermill until the time is over or nothing is left that fits.
 
     It may be stopped at any moment: the run goes on from its checkpoint the next time.
@@ -85,7 +85,7 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
         changes: parameters that win over the plan's in every run.
 
     Returns:
-        Ids of the runs that were done.
+        Ids of the runs that were done, and of those that failed.
 
     Raises:
         InputError: there is no such plan, one of its runs is not valid, hours are not positive, runs that
@@ -107,7 +107,7 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
         )
     timings = timings_for(runs)
     done: list[str] = []
-    failed: set[str] = set()
+    failed: list[str] = []
     while status := next_run(runs, end - time.monotonic(), timings, failed, workers):
         check_unchanged()
         params = status.params
@@ -122,5 +122,5 @@ def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> l
             done.append(params.run_id)
         except InputError as error:  # the next run may work
             print(f"{params.run_id} failed: {error}", flush=True)
-            failed.add(params.run_id)
-    return done
+            failed.append(params.run_id)
+    return done, failed

@@ -1,5 +1,6 @@
 """Timing this machine: a few steps and forward passes of each model that a run has."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 
 from heterofl_core.clients import ClientTask, ModelCopy, client_update
-from heterofl_core.cost import CLIENT_WORDS, EXAMPLES, Cost, mix_cost, model_cost
+from heterofl_core.cost import EXAMPLES, client_sizes, mix_cost, model_cost
 from heterofl_core.estimate import (
+    CLIENT_WORDS,
     Timing,
     Timings,
     keep_timings,
@@ -35,14 +37,10 @@ def macs_of(params: RunParams) -> float:
     tables; text is trained on a client's words only.
     """
     mix, work = Mix.parse(params.levels), work_of(params)
-    own_words = {"num_tokens": CLIENT_WORDS} if params.dataset == "wikitext2" else {}
-
-    def cost(level: str, **sizes: int) -> Cost:
-        rate = width_rate(level)
-        return model_cost(params.arch, example(params), width_rate=rate, **options(params), **sizes)
-
-    trained = mix_cost(mix, lambda level: cost(level, **own_words)).macs
-    return work.trained * (1 + BACKWARD) * trained + work.evaluated * cost(mix.largest).macs
+    cost = functools.partial(model_cost, params.arch, example(params))
+    trained = mix_cost(mix, lambda level: cost(**client_options(params, level)))
+    evaluated = cost(width_rate=width_rate(mix.largest), **options(params))
+    return work.trained * (1 + BACKWARD) * trained.macs + work.evaluated * evaluated.macs
 
 
 def example(params: RunParams) -> torch.Tensor:
@@ -60,6 +58,11 @@ def options(params: RunParams) -> dict[str, Any]:
     else:
         sizes = {"input_shape": sizes_of(params.dataset).shape, "num_labels": NUM_LABELS}
     return {"norm": params.norm, "scale": 1.0, **sizes, **blocks}
+
+
+def client_options(params: RunParams, level: str) -> dict[str, Any]:
+    """Options of `build_model` for a client of a level."""
+    return {"width_rate": width_rate(level), **options(params), **client_sizes(params.arch)}
 
 
 def timings_for(runs: Iterable[RunParams]) -> Timings:
@@ -115,18 +118,16 @@ def timed_task(params: RunParams, level: str) -> ClientTask:
     """A client with data of the right shape for a few steps."""
     rng, shape, batch = np.random.default_rng(0), sizes_of(params.dataset).shape, work_of(params).batch
     examples: Examples
-    sizes: dict[str, Any]
     if params.dataset == "wikitext2":
         labels = CLIENT_WORDS
         tokens = rng.integers(0, labels, (batch, STEPS * SEQUENCE_LENGTH))
-        examples, sizes = TextExamples(tokens, labels), {"num_tokens": labels}
+        examples = TextExamples(tokens, labels)
     else:
         labels = NUM_LABELS
         inputs = rng.integers(0, 256, (STEPS * batch, *shape)).astype(np.uint8)
         ones = np.ones((shape[0], 1, 1))
         examples = ImageExamples(inputs, rng.integers(0, labels, STEPS * batch), ones, ones, params.augmented)
-        sizes = {}
-    model_options: dict[str, Any] = {"width_rate": width_rate(level), **options(params), **sizes}
+    model_options = client_options(params, level)
     parameters = {
         name: value.numpy() for name, value in build_model(params.arch, **model_options).state_dict().items()
     }

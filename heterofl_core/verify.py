@@ -35,9 +35,8 @@ from heterofl_core.records import (
     all_records,
     engine_of_record,
     machine_of_record,
-    read_record,
     read_rounds,
-    record_path,
+    recorded_run,
     rounds_text,
 )
 from heterofl_core.runs import advance
@@ -138,17 +137,6 @@ def device_of_record(record: Mapping[str, Any]) -> str:
 def gpu() -> str | None:
     """The name of this machine's GPU."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-
-
-def recorded_run(run_id: str) -> dict[str, Any]:
-    """The record of a finished run.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
-    if not record_path(run_id).exists():
-        raise InputError(f"run {run_id!r} has no record in {record_path(run_id).parent.parent}")
-    return read_record(record_path(run_id))
 
 
 def check_end(record: Mapping[str, Any], accuracy: float) -> None:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from heterofl_core.classification import Classification
 from heterofl_core.clients import ClientTask, ModelCopy, client_update
-from heterofl_core.cost import CLIENT_WORDS, model_cost
+from heterofl_core.cost import model_cost
+from heterofl_core.estimate import CLIENT_WORDS
 from heterofl_core.examples import ImageExamples, TextExamples, normalise
 from heterofl_core.federation import Federation
 from heterofl_core.folders import ROOT
@@ -263,10 +264,12 @@ def test_tables_and_machine_are_written(outputs: Path) -> None:
 def test_rows_are_kept_of_other_cases_that_were_measured_in_the_same_way() -> None:
     assert bench.kept([], [], quick=True) == []
     results.write_table("rounds", rows())
-    results.write_machine("rounds", quick=True)
+    results.write_machine("rounds", quick=True, measured_by=bench.measured_by())
     assert len(bench.kept(["mnist"], ["a"], quick=True)) == 6
     assert bench.kept(["mnist"], ["e"], quick=True) == []
     assert bench.kept(["mnist"], ["a"], quick=False) == []
+    results.write_machine("rounds", quick=True, measured_by={"bench.py": "another"})
+    assert bench.kept(["mnist"], ["a"], quick=True) == []
 
 
 def test_active_clients_have_the_levels_in_equal_numbers() -> None:

@@ -438,15 +438,25 @@ def test_settings_reach_the_runs_of_a_plan(
 ) -> None:
     asked: list[Any] = []
 
-    def work_off(*how: Any, **changes: Any) -> list[str]:
+    def work_off(*how: Any, **changes: Any) -> tuple[list[str], list[str]]:
         asked.append((*how, changes))
-        return ["one", "another"]
+        return ["one", "another"], []
 
     monkeypatch.setattr("heterofl_core.results.work_off", work_off)
     assert main(["results", "--plan", "gpu", "-p", "device=cuda", "-p", "seed=1"]) == 0
     assert main(["results", "--hours", "2.5"]) == 0
     assert asked == [("gpu", 1.0, Execution(device="cuda"), {"seed": 1}), ("cpu", 2.5, Execution(), {})]
     assert capsys.readouterr().out == "2 runs done\n" * 2
+
+
+def test_a_queue_with_failed_runs_has_not_ended_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("heterofl_core.results.work_off", lambda *how: (["one"], ["second", "third"]))
+    assert main(["results"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "1 runs done\n"
+    assert printed.err == "heterofl_core: 2 runs failed, the first of them second; above stands why\n"
 
 
 @pytest.mark.parametrize("command", ["confusions", "ensembles"])
@@ -532,4 +542,4 @@ def test_a_reader_may_leave_early(buffered: bool) -> None:
         program, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment
     )
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (141, "")

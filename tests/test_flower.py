@@ -45,7 +45,7 @@ from numpy.lib.format import write_array_header_1_0
 from heterofl_core.clients import client_update
 from heterofl_core.errors import InputError
 from heterofl_core.federation import Federation
-from heterofl_core.folders import ROOT
+from heterofl_core.folders import BOOK, ROOT
 from heterofl_core.selection import static_index
 
 TRACE = "cde"
@@ -350,7 +350,7 @@ def test_levels_come_from_keys_and_strangers_get_nothing(
     text = "\n".join(said)
     assert "node 999 has a key that is not on the roster" in text
     assert "client 1 is not connected" in text
-    assert "client 2 says that it has level c; its key has level e" in text
+    assert "client 2 says that it has level 'c'; its key has level e" in text
     assert "client 2 gets 6,594 parameters, level e" in text
 
 
@@ -423,6 +423,18 @@ def test_a_wrong_setting_is_told_before_any_training(
         server_app.main(HereGrid(roster), context)  # type: ignore[arg-type]
 
 
+def test_what_a_client_wrote_stays_in_one_line_of_limited_length(capsys: pytest.CaptureFixture[str]) -> None:
+    server_app.say(
+        "no update from client 1: \x1b[2Ja\nserver: round 1: the mean of\nInputError: " + "b" * 999
+    )
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "server: no update from client 1: [2Ja server: round 1: the mean of InputError: bbb"
+    )
+    assert told.count("\n") == 1
+    assert len(told) == len("server: ") + server_app.LINE + 1
+
+
 @pytest.mark.parametrize("absent", [{"gone": [0, 1, 2]}, {"silent": {1: [0, 1, 2]}}])
 def test_a_run_in_which_no_update_was_accepted_has_no_result(
     serve: Callable[[HereGrid], None], roster: Roster, tmp_path: Path, absent: dict[str, Any]
@@ -464,6 +476,13 @@ def test_waiting_ends_with_a_sentence() -> None:
         loopback.wait_until(lambda: False, 0.0, lambda: "not yet")
 
 
+def test_the_chapter_names_flowers_version_as_the_app_does() -> None:
+    (needed,) = [
+        one for one in settings_in(loopback.APP)["project"]["dependencies"] if one.startswith("flwr")
+    ]
+    assert f"%pip install {needed}`" in (BOOK / "chapters" / "14-flower.md").read_text(encoding="utf-8")
+
+
 def test_the_fields_that_travel_are_all_that_the_server_decides() -> None:
     from dataclasses import fields
 
@@ -499,13 +518,17 @@ def test_the_app_names_modules_that_exist() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--kill", "3"], "error: --kill 3 is not allowed; clients are 0 to 2, and -1 is nobody"),
-        (["--kill-in", "4"], "error: --kill-in 4 is not allowed; rounds are 1 to 3"),
+        (["--kill", "3"], "--kill 3 is not allowed; clients are 0 to 2, and -1 is nobody"),
+        (["--kill-in", "4"], "--kill-in 4 is not allowed; rounds are 1 to 3"),
     ],
 )
-def test_whom_nobody_can_kill_is_told_before_anything_starts(options: list[str], sentence: str) -> None:
-    with pytest.raises(SystemExit, match=f"^{sentence}$"):
+def test_whom_nobody_can_kill_is_told_before_anything_starts(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
         main(options)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"heterofl_flower: {sentence}\n"
 
 
 # The end, in order

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from heterofl_core import language, transformer, vectorised
 from heterofl_core.clients import ClientUpdate, ModelCopy, client_update
-from heterofl_core.cost import CLIENT_WORDS
 from heterofl_core.engines import PLAIN, Engine
 from heterofl_core.errors import InputError
+from heterofl_core.estimate import CLIENT_WORDS
 from heterofl_core.examples import TextExamples
 from heterofl_core.executor import on_one_thread
 from heterofl_core.federation import Federation, Weights

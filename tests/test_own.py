@@ -18,7 +18,7 @@ from heterofl_core.errors import InputError
 from heterofl_core.estimate import Sizes, sizes_of, timing_name
 from heterofl_core.federation import Federation
 from heterofl_core.models import build_model
-from heterofl_core.own import changed_files, is_own_dataset, is_own_model
+from heterofl_core.own import changed_files, is_own_dataset, is_own_model, of_model
 from heterofl_core.params import Execution, run_params
 from heterofl_core.runs import execute
 
@@ -272,6 +272,25 @@ def test_a_model_of_a_package_that_cannot_be_imported_is_told_and_its_records_st
         Federation(params)
     record = {"params": params.model_dump(mode="json"), "own": {"mod.py": "0123"}}
     assert changed_files(record) == []
+
+
+@pytest.mark.parametrize("arch", ["mixers:Mixer", "mixers.mlp:Mixer"])
+def test_a_model_of_a_package_is_all_of_its_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    """Its class may stand in any of them, and need what the others hold; none is imported to know."""
+    (tmp_path / "mixers").mkdir()
+    (tmp_path / "mixers" / "__init__.py").write_text("raise RuntimeError\n")
+    (tmp_path / "mixers" / "mlp.py").write_text("WIDTH = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = of_model(arch)
+    assert list(before) == ["mixers/__init__.py", "mixers/mlp.py"]
+    (tmp_path / "mixers" / "mlp.py").write_text("WIDTH = 32\n")
+    assert [name for name, now in of_model(arch).items() if now != before[name]] == ["mixers/mlp.py"]
+
+
+def test_a_module_without_a_file_has_no_digest() -> None:
+    assert of_model("sys:Mixer") == {}
 
 
 def test_a_timing_of_ones_own_model_is_one_of_what_its_file_holds(

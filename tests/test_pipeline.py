@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from heterofl_core import pipeline
 from heterofl_core.errors import InputError
 from heterofl_core.folders import BOOK, PARAMS, ROOT
 from heterofl_core.params import Execution, RunParams, run_params
@@ -197,6 +198,18 @@ def test_snakemake_is_given_the_studies_the_settings_and_a_profile_of_ours(tmp_p
     assert own[own.index("--profile") + 1] == str(tmp_path)
 
 
+@pytest.mark.parametrize(("limit", "memory"), [("104857600\n", "100"), ("max\n", None), (None, None)])
+def test_a_container_has_the_memory_that_it_may_use(
+    limit: str | None, memory: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "memory.max"
+    if limit:
+        file.write_text(limit)
+    monkeypatch.setattr(pipeline, "CONTAINERS_LIMIT", file)
+    everything = str(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20)
+    assert pipeline.on_this_machine()[-1] == f"mem_mb={memory or everything}"
+
+
 def test_an_unknown_profile_is_named_with_those_that_exist() -> None:
     with pytest.raises(InputError, match="profile 'slrum' is unknown; allowed are kubernetes, slurm, or a "):
         snakemake_command(["table5"], [], redo_stale=False, profile="slrum")
@@ -222,3 +235,14 @@ def test_clients_with_models_of_their_own_ask_for_the_memory_of_all_of_them(
         asked[method] = one.memory_mb(params.run_id)
     assert asked["standalone"] == asked["lg-fedavg"]
     assert asked["standalone"] - asked["fedavg"] >= 2 * 100 * counts.space_mb(layers)
+
+
+def test_models_of_somebodys_own_count_as_the_largest_that_are_known() -> None:
+    params = run_params(dataset="mnist", levels="a", method="standalone", arch="mixer:Mixer", norm="ln")
+    largest = run_params(dataset="mnist", levels="a", method="standalone", arch="preresnet18")
+    asked = {
+        one.run_id: Workload({one.run_id: one}, (one.run_id,), frozenset(), Execution()).memory_mb(one.run_id)
+        for one in (params, largest)
+    }
+    assert len(asked) == 2
+    assert len(set(asked.values())) == 1

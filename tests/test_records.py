@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from heterofl_core import records
 from heterofl_core.errors import InputError
 from heterofl_core.records import (
     MEND,
@@ -189,6 +190,23 @@ def test_a_record_is_damaged_without_its_curve(outputs: Path, damage: str) -> No
     assert refused(record_path("one")) == f"record {record_path('one')} is damaged; {MEND}"
     with pytest.raises(InputError, match=r"^record .* is damaged"):
         all_records()
+
+
+def test_a_record_that_vanishes_while_all_are_read_is_that_of_a_run_that_is_not_done(
+    outputs: Path, finish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is done again removes its old record before its new curve comes."""
+    for levels in ("a", "e"):
+        finish({"global_accuracy": [50.0]}, dataset="digits", levels=levels)
+    gone, left = [record["run_id"] for record in all_records()]
+
+    def intact_record(path: Path) -> dict[str, Any]:
+        record_path(gone).unlink(missing_ok=True)
+        return read_it(path)
+
+    read_it = records.intact_record
+    monkeypatch.setattr(records, "intact_record", intact_record)
+    assert [record["run_id"] for record in all_records()] == [left]
 
 
 @pytest.mark.parametrize("read", ["before", "while it is away"])

@@ -80,7 +80,10 @@ def test_runs_are_done_in_order_and_a_failed_one_is_left_out(
 
     monkeypatch.setattr(results, "run_notebook", run_notebook)
     done[RUNS[2].run_id] = "stale"
-    assert work_off("gpu", 10, Execution(device="cuda")) == [RUNS[0].run_id, RUNS[2].run_id]
+    assert work_off("gpu", 10, Execution(device="cuda")) == (
+        [RUNS[0].run_id, RUNS[2].run_id],
+        [RUNS[1].run_id],
+    )
     assert [values["levels"] for values in asked] == ["a", "b", "e"]
     assert [values["device"] for values in asked] == ["cuda"] * 3
     assert [values.get("force", False) for values in asked] == [False, False, True]
@@ -144,7 +147,7 @@ def test_a_notebook_that_does_another_run_is_a_failure_and_not_asked_again(
     done: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(results, "run_notebook", lambda values: None)
-    assert work_off("cpu", 10, Execution()) == []
+    assert work_off("cpu", 10, Execution()) == ([], [params.run_id for params in RUNS])
     told = capsys.readouterr().out
     for params in RUNS:
         assert told.count(f"{params.run_id} failed: its notebook ended, and the run is not done") == 1

@@ -10,8 +10,8 @@ import pytest
 
 from heterofl_core import models, timings
 from heterofl_core.cnn import CNN
-from heterofl_core.cost import CLIENT_WORDS
 from heterofl_core.estimate import (
+    CLIENT_WORDS,
     SIZES,
     Timing,
     keep_timings,

@@ -41,6 +41,9 @@ DATASET_OF = {
 }
 """Exhibits that show one data set only of the study of the baselines."""
 
+PRINTED = (*(f"Table {number}" for number in range(5, 8)), *(f"Figure {number}" for number in range(2, 9)))
+"""The exhibits for which the paper's mixes were trained; others show the same runs, or other ones."""
+
 NONE = pd.DataFrame({"Records": ["none"]})
 
 
@@ -108,12 +111,22 @@ def summary(found: Mapping[str, str], records: Sequence[Record]) -> str:
         )
 
     return (
-        f"{len(found)} runs are planned. Done with the schedule that is planned, in nearly all cases the "
+        f"{len(found)} runs are planned. {len(mixes())} of them are the mixes of Tables 5 to 7 and Figures 2 "
+        'to 8: the "over 600 individual models" of which the paper speaks. '
+        "Done with the schedule that is planned, in nearly all cases the "
         f"paper's: {each('done')}. Done with a different one only, usually a shorter one, which answers "
         f"less: {each('other schedule')}. Run only by code that has changed since, and not yet compared with "
         f"today's: {each('stale')}. Missing: {each('missing')}. With repetitions by other seeds, "
         f"{len(records)} runs are recorded, which took {hours(records):.1f} hours of machines."
     )
+
+
+def mixes() -> set[str]:
+    """The ids of HeteroFL's own runs in the paper's tables and interpolations."""
+    runs = all_runs()
+    return {
+        run_id for exhibit in PRINTED for run_id in exhibits()[exhibit] if runs[run_id].method == "heterofl"
+    }
 
 
 def by_exhibit(found: Mapping[str, str]) -> Styler:

@@ -14,7 +14,9 @@ from heterofl_core.report.noise import PairNoise, kind, pair_noise, repeated_sli
 from heterofl_core.report.paper import paper_value
 
 PAIRS = tuple(itertools.combinations(LEVELS, 2))
-"""A larger and a smaller level, as each line of Figures 2 to 11 has them."""
+"""A larger and a smaller level, as each line of Figures 2 to 11 has them; which pairs
+Figures 9 to 11 show, the paper does not say.
+"""
 
 BESIDE = ("sliced", "alone", "gain", "half_width", "chance", "seeds")
 """What is told of a slice beside its level alone; see `sub_models`."""

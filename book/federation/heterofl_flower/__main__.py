@@ -3,6 +3,7 @@
 import argparse
 import re
 import signal
+import sys
 import tempfile
 import textwrap
 import time
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
-from heterofl_core.errors import InputError
+from heterofl_core.errors import InputError, MismatchError
 from heterofl_flower.credentials import make_certificates
 from heterofl_flower.loopback import POLL_SECONDS, Loopback, Process, federation
 from heterofl_flower.simulation import largest_difference, read_result, simulate
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             show(Path(folder), given.levels, given.rounds, given.deadline, given.kill, given.kill_in)
         except InputError as error:
-            raise SystemExit(f"error: {error}") from error
+            print(f"heterofl_flower: {error}", file=sys.stderr)
+            raise SystemExit(1 if isinstance(error, MismatchError) else 2) from error
 
 
 def clean_up_after_signals() -> None:
@@ -114,7 +116,7 @@ def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill
         report.say(f"a server and {len(trace)} clients run, each a process of its own")
         run = here.submit(rounds=rounds, deadline_seconds=deadline)
         disturbed = aside.submit(disturb, here, run, kill, kill_in, report)
-        report.follow(run, rounds * deadline + OVERHEAD_SECONDS)
+        report.follow(run, (rounds + 1) * deadline + OVERHEAD_SECONDS)  # it also waits for clients to join
         disturbed.result()
         if not here.result.exists():
             raise InputError(reason(run))
@@ -153,7 +155,7 @@ def compare(path: Path, report: Report) -> None:
     """How far the result is from the simulation's.
 
     Raises:
-        InputError: further than the tolerance.
+        MismatchError: further than the tolerance.
     """
     weights, params, participants = read_result(path)
     for number, clients in enumerate(participants, start=1):
@@ -165,7 +167,7 @@ def compare(path: Path, report: Report) -> None:
         f"{difference:g}"
     )
     if difference > TOLERANCE:
-        raise InputError(
+        raise MismatchError(
             f"the federation and the simulation differ by {difference:g}, more than {TOLERANCE:g}"
         )
 

@@ -17,6 +17,7 @@ from heterofl_flower.settings import deadline_of, params_for, result_of
 from heterofl_flower.strategy import HeteroFL, as_record
 
 POLL_SECONDS = 0.5
+LINE = 500  # characters
 
 app = ServerApp()
 
@@ -43,8 +44,11 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def say(sentence: str) -> None:
-    """Prints at once what happens, so that it stands in the log when it happens."""
-    print(f"server: {sentence}", flush=True)
+    """Prints at once what happens, so that it stands in the log when it happens: in one line of limited
+    length, since a client may have written part of it.
+    """
+    line = "".join(sign for sign in " ".join(sentence.split()) if sign.isprintable())
+    print(f"server: {line[:LINE]}", flush=True)
 
 
 def wait_for_clients(grid: Grid, roster: Roster, seconds: float) -> None:

@@ -147,8 +147,8 @@ class HeteroFL(Strategy):
         level = self.roster.members[sent.client].level
         if answer.claimed not in ("", level):
             self.say(
-                f"round {server_round}: client {sent.client} says that it has level {answer.claimed}; its "
-                f"key has level {level}, and that holds"
+                f"round {server_round}: client {sent.client} says that it has level "
+                f"{answer.claimed!r:.20}; its key has level {level}, and that holds"
             )
         return answer
 
