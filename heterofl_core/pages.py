@@ -86,10 +86,23 @@ def renew_text(executed: NotebookNode, source: NotebookNode) -> None:
 
 
 def introduction(text: str, params: Mapping[str, Any]) -> str:
-    """A notebook's first cell, for one run: its title, and the command with its parameters."""
+    """A notebook's first cell, for one run: its title, the command with its parameters, and where to look for
+    what is known of its record today.
+    """
     _, _, rest = text.partition("\n")  # behind the heading
-    command = papermill_command(RunParams.model_validate(params))
-    return f"# {title_of(params)}\n" + EXAMPLE.sub(lambda _: f"```bash\n{command}\n```", rest)
+    run = RunParams.model_validate(params)
+    told = EXAMPLE.sub(lambda _: f"```bash\n{papermill_command(run)}\n```", rest)
+    page = f'<a href="../runs/{run.run_id}.html">its page</a>'
+    today = f"Below is what the run said of itself; {page} has what is known of it today."
+    return f"# {title_of(params)}\n{told}\n\n{today}"
+
+
+def build_command(book: Path) -> list[str]:
+    """The command that builds the pages in a folder, with warnings as errors."""
+    tool = Path(sysconfig.get_path("scripts")) / "jupyter-book"  # not beside Python on Debian or Colab
+    # Sphinx does not see that outputs/ changed: --all reads every page anew
+    options = ["--all", "--warningiserror", "--nitpick", "--keep-going", "--quiet"]
+    return [str(tool), "build", str(book), *options]
 
 
 def build_book(solutions: bool = True) -> Path:
@@ -109,9 +122,6 @@ def build_book(solutions: bool = True) -> Path:
         write_badges()
         copy_pages()
         write_pages(solutions=solutions)
-        # Sphinx does not see that outputs/ changed: --all reads every page anew
-        options = ["--all", "--warningiserror", "--nitpick", "--keep-going", "--quiet"]
-        tool = Path(sysconfig.get_path("scripts")) / "jupyter-book"  # not beside Python on Debian or Colab
-        if subprocess.run([tool, "build", BOOK, *options], check=False).returncode:
+        if subprocess.run(build_command(BOOK), check=False).returncode:
             raise InputError("the book was not built; the warnings above are errors")
     return BOOK / "_build" / "html" / "index.html"

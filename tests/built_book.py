@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import nbformat
@@ -12,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from heterofl_core import course
 from heterofl_core.folders import ROOT
-from heterofl_core.pages import copy_pages
+from heterofl_core.pages import build_command, copy_pages
 
 
 def stored_notebook() -> nbformat.NotebookNode:
@@ -42,9 +41,8 @@ def stored_notebook() -> nbformat.NotebookNode:
 
 
 def build(book: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Builds the book in place, with warnings as errors."""
-    program = Path(sysconfig.get_path("scripts")) / "jupyter-book"
-    command = [str(program), "build", str(book), "-W", "-n", "--keep-going"]
+    """Builds the book in place, as `make book` does."""
+    command = build_command(book)
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 

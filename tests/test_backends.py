@@ -2,12 +2,15 @@
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from heterofl_core import runs
 from heterofl_core.errors import InputError
 from heterofl_core.executor import backend, side_by_side
 from heterofl_core.federation import Federation
@@ -51,12 +54,48 @@ WHEN_RAY_IS_LATE = {"reruns": 3, "only_rerun": ["current node timed out during s
 
 @pytest.mark.flaky(**WHEN_RAY_IS_LATE)
 @pytest.mark.parametrize("name", ["loky", "dask", "ray"])
-def test_two_workers_anywhere_give_what_one_gives(outputs: Path, expected: str, name: str) -> None:
+def test_two_workers_anywhere_give_what_one_gives(
+    outputs: Path, expected: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip({"dask": "distributed"}.get(name, name if name != "loky" else "joblib"))
     execution = Execution.model_validate({"backend": name, "workers": 2})
+    places: set[str] = set()
+
+    @contextmanager
+    def asked_where(execution: Execution) -> Iterator[int]:
+        with backend(execution) as workers:
+            yield workers
+            places.update(side_by_side(where(name), range(4), workers))
+
+    monkeypatch.setattr(runs, "backend", asked_where)
     assert curve(execution) == expected
+    assert places <= {name}
+    assert places
     record = read_record(record_path(PARAMS.run_id))
     assert (record["backend"], record["workers"], record["threads_per_worker"]) == (name, 2, 1)
+
+
+def where(name: str) -> Callable[[int], str]:
+    """A job that says whose worker executes it, as that library itself tells; a worker need not know this
+    file.
+    """
+
+    def of_dask(number: int) -> str:
+        from distributed import get_worker
+
+        return "dask" if get_worker().address else ""
+
+    def of_ray(number: int) -> str:
+        import ray
+
+        return "ray" if ray.get_runtime_context().get_worker_id() else ""
+
+    def of_loky(number: int) -> str:
+        from multiprocessing import current_process
+
+        return "loky" if current_process().name.startswith("LokyProcess") else ""
+
+    return {"dask": of_dask, "ray": of_ray, "loky": of_loky}[name]
 
 
 def processes(workers: int) -> set[str]:

@@ -1,6 +1,7 @@
 """The book builds without a warning, needs no network, shows what was stored and leads to the code."""
 
 import ast
+import functools
 import re
 import shutil
 from html.parser import HTMLParser
@@ -41,17 +42,34 @@ class References(HTMLParser):
             self.images_without_alt.append(attributes.get("src") or "")
 
 
+@functools.cache
+def references(page: Path) -> References:
+    """What a page has of these; two tests ask."""
+    return References(page)
+
+
 def test_pages_load_nothing_from_outside(site: Path) -> None:
     for page in pages(site):
-        assert [url for url in References(page).loaded if OUTSIDE.match(url)] == [], page
+        assert [url for url in references(page).loaded if OUTSIDE.match(url)] == [], page
     for style in site.rglob("*.css"):
         urls = re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")]+)", style.read_text("utf-8"))
         assert [url for url in urls if OUTSIDE.match(url)] == [], style
 
 
+def test_every_page_that_was_written_is_in_the_book(site: Path) -> None:
+    """One that the table of contents leaves out is built all the same, but nothing leads to it."""
+    listed = (ROOT / "book" / "_toc.yml").read_text(encoding="utf-8")
+    for page in [
+        page for folder in ("", "report", "decisions") for page in (ROOT / "book" / folder).glob("*.md")
+    ]:
+        name = page.relative_to(ROOT / "book").with_suffix("").as_posix()
+        assert re.search(rf"(file|root): {re.escape(name)}$", listed, re.MULTILINE), name
+        assert (site / f"{name}.html").is_file(), name
+
+
 def test_images_have_alternative_text(site: Path) -> None:
     for page in pages(site):
-        assert References(page).images_without_alt == [], page
+        assert references(page).images_without_alt == [], page
 
 
 HEADER = re.compile(r"^---\n.*?\n---\n", re.DOTALL)

@@ -408,6 +408,23 @@ def test_a_round_of_clients_that_are_all_level_a_is_fedavg() -> None:
             np.testing.assert_array_equal(after.shared[name][label], mean)
 
 
+def test_running_estimates_of_batch_normalisation_are_averaged_like_parameters() -> None:
+    federation = federation_of("e", norm="bn", num_clients=4, participation=1.0, local_epochs=1)
+    before = federation.initial_weights()
+    after, _ = federation.run_round(before, 1, workers=1)
+    sub_model = static_index(federation.axes, 1.0)
+    updates = [
+        on_one_thread(client_update, task_of(federation, before, 1, client, "e", sub_model))
+        for client in range(4)
+    ]
+    estimates = [name for name in after.shared if name.endswith(("running_mean", "running_var"))]
+    assert len(estimates) == 2 * 4  # one norm behind each convolution
+    for name in estimates:
+        stacked = np.stack([update.parameters[name] for update in updates]).astype(np.float64)
+        np.testing.assert_array_equal(after.shared[name], stacked.mean(axis=0).astype(np.float32))
+        assert not torch.equal(after.shared[name], before.shared[name])
+
+
 def test_a_round_of_a_narrow_mix_works_on_the_narrow_global_model() -> None:
     federation = federation_of("e", num_clients=20, local_epochs=1)
     before = federation.global_model().state_dict()

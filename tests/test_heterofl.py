@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
@@ -15,7 +16,17 @@ from torch import Tensor
 
 from heterofl_core.heterofl import aggregate, slice_parameters
 from heterofl_core.models import build_model
-from heterofl_core.selection import LABELS, TOKENS, Axes, Axis, Index, prefix, static_index
+from heterofl_core.selection import (
+    LABELS,
+    TOKENS,
+    Axes,
+    Axis,
+    Index,
+    prefix,
+    random_subset,
+    rolling_window,
+    static_index,
+)
 
 OUT, IN = Axis("out", 4), Axis("in", 4)
 WEIGHT: Axes = {"weight": (OUT, IN)}
@@ -155,28 +166,42 @@ def test_a_classifiers_row_is_averaged_over_the_clients_that_hold_its_label() ->
     assert aggregated["bias"].tolist() == [1.0, 3.0, 0.0, 8.0]
 
 
+def test_what_diverged_spoils_what_its_client_holds_and_nothing_else() -> None:
+    """A mean that left NaN out would hide that."""
+    axes: Axes = {"weight": (Axis("rows", 2), Axis("columns", 2))}
+    narrow = {"rows": np.array([0]), "columns": np.array([0])}
+    updates: list[tuple[Index, dict[str, Tensor]]] = [
+        ({}, {"weight": torch.ones(2, 2)}),
+        (narrow, {"weight": torch.tensor([[math.nan]])}),
+    ]
+    found = aggregate({"weight": torch.zeros(2, 2)}, axes, updates)["weight"]
+    assert found.isnan().tolist() == [[True, False], [False, False]]
+    assert found[~found.isnan()].tolist() == [1.0, 1.0, 1.0]
+
+
 # Random networks against an implementation that visits one coordinate at a time
 
 
 @dataclass
 class Case:
-    """A random network and its clients, each with a width rate and the labels it holds."""
+    """A random network and its clients, each with the coordinates that it holds of each axis."""
 
     axes: dict[str, tuple[Axis | None, ...]]
     parameters: dict[str, Tensor]
-    clients: list[tuple[float, list[int]]]
+    clients: list[dict[str, list[int]]]
     updates: list[Update]
 
 
-def literal_indices(axis: Axis | None, size: int, width_rate: float, labels: list[int]) -> list[int]:
-    """The coordinates that a client holds of one dimension, from the definition."""
-    if axis is None:
-        return list(range(size))
-    if not axis.shrinks:
-        return labels
-    width = size // axis.groups
+def literal_prefix(axis: Axis, width_rate: float) -> list[int]:
+    """The coordinates that a level holds of an axis, from the definition."""
+    width = axis.size // axis.groups
     kept = math.ceil(Fraction(width_rate) * width)
     return [group * width + place for group in range(axis.groups) for place in range(kept)]
+
+
+def literal_indices(axis: Axis | None, size: int, held: dict[str, list[int]]) -> list[int]:
+    """The coordinates that a client holds of one dimension."""
+    return held[axis.name] if axis else list(range(size))
 
 
 def literal_aggregate(case: Case) -> dict[str, list[float]]:
@@ -185,10 +210,10 @@ def literal_aggregate(case: Case) -> dict[str, list[float]]:
     for name, value in case.parameters.items():
         held_by = [
             [
-                literal_indices(axis, size, width_rate, labels)
+                literal_indices(axis, size, client)
                 for axis, size in zip(case.axes[name], value.shape, strict=True)
             ]
-            for width_rate, labels in case.clients
+            for client in case.clients
         ]
         result[name] = []
         for coordinate in itertools.product(*(range(size) for size in value.shape)):
@@ -207,9 +232,25 @@ def numbers(shape: list[int], rng: np.random.Generator) -> Tensor:
     return torch.tensor(rng.integers(-(2**19), 2**19, shape, endpoint=True) / 2.0**16, dtype=torch.float32)
 
 
+def some(axis: Axis, width_rate: float, rng: np.random.Generator) -> np.ndarray:
+    """Any coordinates of an axis, one at least, in ascending order."""
+    return np.sort(rng.choice(axis.size, rng.integers(1, axis.size, endpoint=True), replace=False))
+
+
+WAYS: dict[str, Callable[[Axis, float, np.random.Generator], np.ndarray]] = {
+    "static": lambda axis, width_rate, rng: prefix(axis, width_rate),
+    "random": random_subset,
+    "rolling": lambda axis, width_rate, rng: rolling_window(axis, width_rate, int(rng.integers(1, 20))),
+    "any": some,
+}
+"""How a client may have come to hold what it holds."""
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Two parameters along a few shared axes, one of them grouped and one of labels; up to 5 clients."""
+    """Two parameters along a few shared axes, one of them grouped and one of labels; up to 5 clients, whose
+    sub-models are prefixes, random, windows that may wrap around, or any.
+    """
     groups = draw(st.integers(1, 3))
     choices: list[Axis | None] = [
         Axis("hidden", draw(st.integers(1, 7))),
@@ -224,30 +265,37 @@ def cases(draw: st.DrawFn) -> Case:
         axes[name] = tuple(chosen)
         parameters[name] = numbers([axis.size if axis else 2 for axis in chosen], rng)
     labels = st.sets(st.integers(0, 3), min_size=1).map(sorted)
-    clients = draw(st.lists(st.tuples(st.sampled_from(RATES), labels), min_size=0, max_size=5))
+    drawn = st.tuples(st.sampled_from(sorted(WAYS)), st.sampled_from(RATES), labels)
+    clients: list[dict[str, list[int]]] = []
     updates: list[Update] = []
-    for width_rate, held in clients:
+    for way, width_rate, own in draw(st.lists(drawn, min_size=0, max_size=5)):
+        widths = [axis for axis in choices if axis and axis.shrinks]
+        index = {axis.name: WAYS[way](axis, width_rate, rng) for axis in widths}
+        held = {
+            axis.name: literal_prefix(axis, width_rate) if way == "static" else index[axis.name].tolist()
+            for axis in widths
+        }
+        clients.append({**held, LABELS: own})
         shapes = {
             name: [
-                len(literal_indices(axis, size, width_rate, held))
+                len(literal_indices(axis, size, clients[-1]))
                 for axis, size in zip(axes[name], value.shape, strict=True)
             ]
             for name, value in parameters.items()
         }
-        index = {axis.name: prefix(axis, width_rate) for axis in choices if axis and axis.shrinks}
         local = {name: numbers(shape, rng) for name, shape in shapes.items()}
-        updates.append(({**index, LABELS: np.array(held)}, local))
+        updates.append(({**index, LABELS: np.array(own)}, local))
     return Case(axes, parameters, clients, updates)
 
 
 @settings(max_examples=150)
 @given(cases())
 def test_slices_agree_with_the_definition_coordinate_by_coordinate(case: Case) -> None:
-    for (width_rate, labels), (index, _) in zip(case.clients, case.updates, strict=True):
+    for client, (index, _) in zip(case.clients, case.updates, strict=True):
         local = slice_parameters(case.parameters, case.axes, index)
         for name, value in case.parameters.items():
             held = [
-                literal_indices(axis, size, width_rate, labels)
+                literal_indices(axis, size, client)
                 for axis, size in zip(case.axes[name], value.shape, strict=True)
             ]
             assert list(local[name].shape) == [len(kept) for kept in held]

@@ -88,6 +88,21 @@ def test_lg_fedavg_shares_norms_between_and_behind_the_last_layers() -> None:
     assert shared == {"linear.weight", "linear.bias"}
 
 
+def test_four_shared_layers_cut_the_last_block_of_preresnet18_in_two() -> None:
+    model = build_model("preresnet18", 1 / 16)
+    shared = shared_parameters("lg-fedavg", model, 4)
+    assert {name for name in shared if name.startswith("blocks.3.")} == {"blocks.3.shortcut.weight"}
+    last = {name for name in model.state_dict() if name.startswith("blocks.4.")}
+    assert shared == {
+        "blocks.3.shortcut.weight",
+        *last,
+        "norm.weight",
+        "norm.bias",
+        "linear.weight",
+        "linear.bias",
+    }
+
+
 # FedAvg
 
 

@@ -156,9 +156,10 @@ def test_papermill_runs_a_notebook_to_its_record(outputs: Path, changes: dict[st
     assert record["run_id"] in last
     assert record["device"] in last
     assert run_notebook(smoke) is None  # a finished run is not done again
-    path.unlink()  # as if the process had died between its record and its notebook
-    assert run_notebook(smoke) == path
-    assert read_record(record_path(path.stem)) == record
+    if not changes:  # the cells' code is the same in all
+        path.unlink()  # as if the process had died between its record and its notebook
+        assert run_notebook(smoke) == path
+        assert read_record(record_path(path.stem)) == record
 
 
 def test_papermill_runs_the_notebook_of_wikitext2(
@@ -188,7 +189,14 @@ def test_papermill_runs_the_notebook_of_cifar10(
     few = Images(squares, labels, squares[:200], labels[:200])
     write_cache(tmp_path / "cache" / f"cifar10_{CODE}", asdict(few))
     path = run_notebook(
-        {"dataset": "cifar10", "levels": "e", "protocol": "smoke", "participation": 0.02, "rounds": 1}
+        {
+            "dataset": "cifar10",
+            "levels": "e",
+            "protocol": "smoke",
+            "participation": 0.02,
+            "rounds": 1,
+            "workers": 1,
+        }
     )
     assert path is not None
     assert json.loads(record_path(path.stem).read_text())["rounds_done"] == 1

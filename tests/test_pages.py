@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -74,6 +75,9 @@ def test_a_page_has_todays_words_around_what_was_executed() -> None:
     nbformat.write(executed, path)
     (page,) = pages.copy_pages()
     cells = nbformat.read(page, as_version=4).cells
+    assert cells[0].source.endswith(
+        f'<a href="../runs/{PARAMS.run_id}.html">its page</a> has what is known of it today.'
+    )
     assert cells[3].source == "seed = 0"
     for cell, today in zip(cells[1:3] + cells[4:], source.cells[1:], strict=True):
         assert cell.source == (today.source if cell.cell_type == "markdown" else f"{today.source} once")
@@ -175,6 +179,24 @@ def test_two_books_in_one_place_are_built_one_after_the_other_whatever_their_out
     assert pages.build_book() == book / "_build" / "html" / "index.html"
     assert held == [True]
     assert not (outputs / "locks").exists()
+
+
+@pytest.mark.parametrize("solutions", [True, False])
+def test_a_book_with_a_warning_is_none_and_the_next_one_can_be_built(
+    book: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch, solutions: bool
+) -> None:
+    asked: list[Any] = []
+
+    def build(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(pages, "write_pages", lambda solutions: asked.append(solutions))
+    monkeypatch.setattr("heterofl_core.pages.subprocess.run", build)
+    with pytest.raises(InputError, match=r"^the book was not built; the warnings above are errors$"):
+        pages.build_book(solutions)
+    assert asked == [solutions, pages.build_command(book)]
+    assert not is_locked("book", book)
 
 
 def test_a_notebook_with_both_sides_of_a_merge_is_named() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from heterofl_core.data import load_images
 from heterofl_core.errors import InputError
-from heterofl_core.partition import Partition, draw_labels, make_partition
+from heterofl_core.partition import Partition, deal_by_share, draw_labels, make_partition
 
 TRAIN = np.arange(2000) % 10  # 200 of each label
 TEST = np.arange(500) % 10
@@ -97,6 +97,13 @@ def test_non_iid_k_gives_each_client_k_shards_of_equal_size(labels_per_client: i
 
 
 # Dirichlet
+
+
+def test_shares_are_cut_at_the_nearest_example() -> None:
+    rng = np.random.default_rng(0)
+    own = deal_by_share(np.zeros(10, dtype=int), np.array([[0.26, 0.26, 0.48]]), rng)
+    assert [len(part) for part in own] == [3, 2, 5]  # cuts at 2.6 and 5.2
+    assert_every_example_has_one_owner(own, 10)
 
 
 @given(st.sampled_from([0.2, 1.0, 30.0]), st.integers(1, 6), st.integers(0, 999))

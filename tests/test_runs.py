@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,21 @@ def test_a_record_holds_all_that_was_promised(folder: Path, finished: Result) ->
     assert provenance | {"cost", "finished_at"} <= set(record)
 
 
+@pytest.mark.usefixtures("outputs")
+def test_the_peak_is_that_of_all_processes_together_in_the_largest_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_round, peaks = Federation.run_round, iter([{1: 100.0, 2: 200.0}, {1: 10.0}])
+
+    def with_peaks(*arguments: Any) -> Any:
+        weights, summary = run_round(*arguments)
+        return weights, replace(summary, peak_memory_mb=next(peaks))
+
+    monkeypatch.setattr(Federation, "run_round", with_peaks)
+    monkeypatch.setattr(runs, "peak_memory_mb", lambda: 50.0)
+    assert train(rounds=2, milestones=[])["peak_memory_mb"] == 350
+
+
 def test_the_curve_has_a_line_for_each_evaluated_round(finished: Result) -> None:
     _, rounds = finished
     assert rounds["round"].tolist() == [2, 3, 4, 5]  # every second, the milestone, the last
@@ -167,10 +183,9 @@ def test_two_workers_give_the_same_bits(finished: Result) -> None:
 
 
 @pytest.mark.usefixtures("outputs")
-@pytest.mark.parametrize(("seed", "agrees"), [(0, True), (1, False)])
-def test_another_seed_gives_another_result(finished: Result, seed: int, agrees: bool) -> None:
-    _, rounds = result(train(seed=seed, rounds=2, milestones=[]))
-    assert (rounds["train_loss"].iloc[0] == finished[1]["train_loss"].iloc[0]) == agrees
+def test_another_seed_gives_another_result(finished: Result) -> None:
+    _, rounds = result(train(seed=1, rounds=2, milestones=[]))
+    assert rounds["train_loss"].iloc[0] != finished[1]["train_loss"].iloc[0]
 
 
 # Every method, architecture and way to share

@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+import joblib
 import pandas as pd
 import pytest
 
 from heterofl_core.__main__ import main
 from heterofl_core.errors import InputError
+from heterofl_core.estimate import Timing, keep_timings, timing_name, work_of
 from heterofl_core.folders import PARAMS, ROOT
 from heterofl_core.levels import Mix
 from heterofl_core.params import run_params
@@ -85,16 +87,19 @@ def test_list_prints_work_and_time_of_each_run(
     study.write_text(
         "title: t\nexhibits: [x]\nruns:\n  - {dataset: digits, levels: [d, e], protocol: smoke}\n"
     )
+    runs = {level: run_params(dataset="digits", levels=level, protocol="smoke") for level in "de"}
+    timings = {timing_name(params, level): Timing(3600.0, 0.0) for level, params in runs.items()}
+    keep_timings(timings)
     assert main(["list", str(study)]) == 0
     header, larger, smaller, total = capsys.readouterr().out.splitlines()
     assert header.split() == ["run", "10^12", "MACs", "hours", "here"]
     assert larger.startswith("digits_iid_d_fix_smoke")
     assert smaller.startswith("digits_iid_e_fix_smoke")
-    for name, line in (("d", larger), ("e", smaller)):
-        params = run_params(dataset="digits", levels=name, protocol="smoke")
+    for params, line in zip(runs.values(), (larger, smaller), strict=True):
         _, work, hours, *_ = line.split()
         assert float(work) == pytest.approx(macs_of(params) / 1e12, abs=0.01)
-        assert float(hours) >= 0
+        steps = work_of(params).steps / min(joblib.cpu_count(), params.num_active)
+        assert float(hours) == pytest.approx(steps, abs=0.01)
     assert total.startswith("2 runs, ")
 
 

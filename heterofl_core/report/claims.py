@@ -27,21 +27,22 @@ OUTCOMES = {
     "holds": "the whole interval lies above the margin",
     "fails": "the whole interval lies below the margin",
     "open": "the interval includes the margin",
-    "no interval": "both sides were run, but one of their kinds too rarely to tell noise from seed",
+    "no interval": "both sides were run, but today's code has repeated one of their kinds too rarely to tell "
+    "noise from seed",
     "too short": "both sides were run, but not for as long as the paper's, which the claim needs",
     "not run": "one side or both were not run, or not with one seed and one schedule",
 }
 """What can come of a comparison."""
 
 VERDICTS = {
-    "reproduced": "no measured comparison fails, and at least half of all comparisons hold",
-    "partly": "some of the measured comparisons hold, and others fail",
-    "not reproduced": "of the measured comparisons some fail, and none holds",
-    "undecided": "no measured comparison fails, and fewer than half of all comparisons hold",
-    "not enough runs": "fewer than a quarter of the comparisons were measured",
+    "reproduced": "no comparison fails, and at least half of all hold",
+    "partly": "some comparisons hold, and others fail",
+    "not reproduced": "some comparisons fail, and none holds",
+    "undecided": "no comparison fails, and fewer than half of all hold",
+    "not enough runs": "fewer than a quarter of the comparisons have an interval",
 }
-"""What can be said of a claim whose measured comparisons are all by the paper's schedule; here one holds or
-fails only if it does so beside all others of the claim, see `verdict_on`.
+"""What can be said of a claim whose comparisons with an interval are all by the paper's schedule; here one
+holds or fails only if it does so beside all others of the claim, see `verdict_on`.
 """
 
 IN_SHORT_RUNS = {"reproduced": "supported", "not reproduced": "not borne out"}

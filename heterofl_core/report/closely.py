@@ -11,6 +11,7 @@ from pandas.io.formats.style import Styler
 from heterofl_core.levels import LEVELS, width_rate
 from heterofl_core.params import run_params
 from heterofl_core.printing import fixed
+from heterofl_core.records import METRICS
 from heterofl_core.report.evidence import Answer
 from heterofl_core.report.exhibits import all_evidence, not_run
 from heterofl_core.report.tables import aligned
@@ -59,7 +60,8 @@ def shown(values: pd.DataFrame | Sequence[Sequence[Any]], *titles: str, decimals
 
 
 def recorded(metric: str, **settings: Any) -> Styler:
-    """What this study's records say of some settings, a row for each schedule that was run.
+    """What this study's records say of some settings, a row for each schedule that was run; the caption has
+    the metric with its unit, and what the settings have in common.
 
     Args:
         metric: in the names of `records.METRICS`.
@@ -74,7 +76,9 @@ def recorded(metric: str, **settings: Any) -> Styler:
         answers = evidence.answers_to(asked)
         found = [summary(answer, metric) for answer in sorted(answers, key=lambda answer: answer.rounds)]
         rows += [described | one for one in found or [NOTHING | {"Code": not_run(asked)}]]
-    return aligned(pd.DataFrame(rows), text=["Setting", "Code"])
+    fixed_ones = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in varied)
+    table = aligned(pd.DataFrame(rows), text=["Setting", "Code"])
+    return table.set_caption(f"{METRICS[metric].title}: {METRICS[metric].axis}; {fixed_ones}")
 
 
 def summary(answer: Answer, metric: str) -> dict[str, str]:

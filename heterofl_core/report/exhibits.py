@@ -151,22 +151,29 @@ def points(found: pd.DataFrame) -> Styler | HTML:
 
 def sub_models(metric: str) -> Styler | HTML:
     """What clients of each level would use, beside a federation of that level alone, after the last round;
-    the caption counts the slices that are worse, and those that are better, by more than chance, and those
-    that are so when all of the table are asked at once.
+    the caption counts them, see `slices_counted`.
     """
     found = series.sub_models(all_evidence(), metric)
     rows = [slice_row(row) for _, row in found.iterrows()]
     table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
+    table.set_caption(slices_counted(metric))
+    return unless_empty(searchable(table))
+
+
+def slices_counted(metric: str) -> str:
+    """How many slices are worse than a federation of their level alone, and how many better, by more than
+    chance; and how many of these are so when all are asked at once.
+    """
+    found = series.sub_models(all_evidence(), metric)
     worse, better = (sign * found["gain"] > found["half_width"] for sign in (-1, 1))
     told = found["chance"] <= holm(list(found["chance"].dropna()))
     beside, judged = found["alone"].count(), found["half_width"].count()
-    table.set_caption(
-        f"Of {beside} slices beside a level alone, {worse.sum()} are worse by more than ±, and "
-        f"{better.sum()} better; for {judged - worse.sum() - better.sum()} the interval includes zero, and "
-        f"{beside - judged} have none. Holm's correction for all of them leaves {(worse & told).sum()} and "
-        f"{(better & told).sum()}."
+    return (
+        f"{beside} slices stand beside a level alone: {worse.sum()} worse and {better.sum()} better by more "
+        f"than ±, {judged - worse.sum() - better.sum()} with an interval that includes zero, and "
+        f"{beside - judged} without an interval. After Holm's correction for all of them, "
+        f"{(worse & told).sum()} worse and {(better & told).sum()} better remain."
     )
-    return unless_empty(searchable(table))
 
 
 def slice_row(found: pd.Series) -> dict[str, str]:

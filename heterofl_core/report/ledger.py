@@ -49,20 +49,21 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
         return "–"
     said = verdict_on(chances(comparisons, judgements))
     counts = Counter(outcome for _, outcome in judgements if outcome in WITH_INTERVAL)
-    if not counts:
-        return f"{said} (0 of {len(judgements)})"
+    if said == "not enough runs":
+        run = sum(found is not None for found, _ in judgements)
+        told = f" run, {counts.total()} with an interval" if run else ""
+        return f"{said} ({run} of {len(judgements)}{told})"
     measured = [found for found, outcome in judgements if found and outcome in WITH_INTERVAL]
     counted = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in WITH_INTERVAL if counts[name])
-    if said != "not enough runs":
-        if not all(found.full for found in measured):
-            said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
-        elif any(found.noise.borrowed_rounds for found in measured):
-            said = f"{said}, by the scatter of short runs"
+    if not all(found.full for found in measured):
+        said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
+    elif any(found.noise.borrowed_rounds for found in measured):
+        said = f"{said}, by the scatter of short runs"
     return f"{said} ({counted} of {len(judgements)})"
 
 
 def overview(page: str = "") -> Styler:
-    """All claims with a verdict for each data set, and what came of its comparisons.
+    """All claims with a verdict for each data set, and what came of its comparisons; * marks a note.
 
     Args:
         page: that has the details, as seen from the page of the table; the same one unless given.
@@ -71,12 +72,27 @@ def overview(page: str = "") -> Styler:
     rows = [
         {
             "": f'<a href="{page}#claim-{claim.number}">{claim.number}</a>',
-            "The paper claims": claim.text,
+            "The paper claims": claim.text + (" *" if claim.note else ""),
             **{DATASETS[dataset]: verdict_of(evidence, claim, dataset) for dataset in TABLES},
         }
         for claim in read_claims()
     ]
     return printed(pd.DataFrame(rows))
+
+
+def in_short() -> str:
+    """How many of the claims, on how many of the data sets, came out in which way: a sentence."""
+    evidence, said = all_evidence(), Counter[str]()
+    for claim in read_claims():
+        for dataset in TABLES:
+            if comparisons := claim.of(dataset):
+                judgements = [judged(evidence, one) for one in comparisons]
+                said[verdict_on(chances(comparisons, judgements))] += 1
+    return (
+        f"Pairs of a claim and a data set: {said.total()}. Of these {said['reproduced']} reproduced or, in "
+        f"short runs, supported; {said['not reproduced']} not; {said['partly']} in part; "
+        f"{said['undecided']} undecided; {said['not enough runs']} with too few runs."
+    )
 
 
 def details() -> str:
@@ -102,7 +118,7 @@ def question(name: str, which: str = "best") -> Styler:
         which: see `Answer.values`.
     """
     rows = lines(all_evidence(), read_question(name), which).drop(columns="Outcome")
-    return searchable(shown(rows.rename(columns={"Better": "First", "Worse": "Second"})))
+    return searchable(shown(rows.rename(columns={"Expected better": "First", "Than": "Second"})))
 
 
 def lines(evidence: Evidence, comparisons: Sequence[Comparison], which: str = "best") -> pd.DataFrame:
@@ -126,11 +142,12 @@ def row(evidence: Evidence, comparison: Comparison, which: str = "best") -> dict
     found, came = judged(evidence, comparison, which)
     better, worse = comparison.better, comparison.worse
     paper = paper_gain(better, worse, comparison.metric)
+    logarithmic = METRICS[comparison.metric].scale is math.log
     return {
         "Data": f"{dataset_title(better.dataset)}, {better.partition}",
-        "Better": short(better, worse),
-        "Worse": short(worse, better),
-        "Metric": METRICS[comparison.metric].title,
+        "Expected better": short(better, worse),
+        "Than": short(worse, better),
+        "Metric": METRICS[comparison.metric].title + (", logarithm" if logarithmic else ""),
         "Margin": signed(comparison.margin) if comparison.margin else "0",
         "Paper": "–" if paper is None else signed(paper),
         "Ours": signed(found.value) + MARKS[found.state] if found else "–",

@@ -23,7 +23,7 @@ def order(evidence: Evidence, dataset: str, partition: str, metric: str) -> str:
     ran = [mix for mix in mixes if evidence.answer(mix, how_long(mix))]
     printed = {mix: value for mix in ran if (value := paper_value(mix, metric)) is not None}
     pairs = list(outcomes(evidence, printed, metric))
-    were_run = f"Of {len(mixes)} mixes, {len(printed)} were run by the paper's schedule."
+    were_run = f"{len(printed)} of {len(mixes)} rows were run by the paper's schedule."
     if not pairs:
         return f"{were_run} Too few to have an order."
     counts = Counter(outcome for _, outcome in pairs)
@@ -31,7 +31,7 @@ def order(evidence: Evidence, dataset: str, partition: str, metric: str) -> str:
     named = f" ({', '.join(against)})" if against else ""
     unknown = counts["unknown"]
     return (
-        f"{were_run} Of their {len(pairs)} pairs, {counts['as printed']} come out in the paper's order, "
+        f"{were_run} Of the {len(pairs)} pairs among them, {counts['as printed']} are in the paper's order, "
         f"{counts['within']} the other way round by no more than the interval of such a pair, {len(against)} "
         f"by more{named}{f', and {unknown} without an interval' if unknown else ''}."
     )

@@ -1,5 +1,6 @@
 """Figures of results, in the visual language of `figures.py`: ours filled, the paper's numbers hollow."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -115,6 +116,7 @@ def pair_curves(curves: pd.DataFrame, metric: str) -> Figure:
     if curves.empty:
         return nothing_run()
     figure, panels = four_panels(curves, metric, "communication round")
+    figure.set_figheight(7.6)  # the legends stand below their panels, where no curve is
     for large, plot, panel in panels:
         for (small, assignment, schedule), line in panel.groupby(["small", "assignment", "schedule"]):
             plot.plot(
@@ -128,7 +130,7 @@ def pair_curves(curves: pd.DataFrame, metric: str) -> Figure:
             plot.set_axis_off()
             say_not_run(plot)
         else:
-            plot.legend(frameon=False, fontsize=8)
+            plot.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -157,6 +159,9 @@ def spendings(curves: pd.DataFrame, metric: str) -> Figure:
         plot.set(xlabel=label, xscale="log")
         plain_ticks(plot.xaxis)
     plots[0].set_ylabel(METRICS[metric].axis)
+    if METRICS[metric].scale is math.log:
+        plots[0].set_yscale("log")
+        plain_ticks(plots[0].yaxis)
     legend_below(figure, plots[0])
     return figure
 

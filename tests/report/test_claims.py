@@ -226,8 +226,8 @@ def test_a_row_has_the_difference_its_interval_and_what_it_rests_on() -> None:
     row = ledger.row(Evidence(records), Comparison(d, e, "global_accuracy", margin=-0.3))
     assert row == {
         "Data": "MNIST, iid",
-        "Better": "d",
-        "Worse": "e",
+        "Expected better": "d",
+        "Than": "e",
         "Metric": "Global accuracy",
         "Margin": "−0.30",
         "Paper": "+0.51",
@@ -263,6 +263,13 @@ def test_without_runs_the_ledger_says_so_of_every_claim() -> None:
     shown = ledger.overview().to_html()
     assert "not enough runs (0 of " in shown
     assert "reproduced" not in shown
+    asked = sum(
+        bool(claim.of(dataset)) for claim in read_claims() for dataset in ("mnist", "cifar10", "wikitext2")
+    )
+    assert ledger.in_short() == (
+        f"Pairs of a claim and a data set: {asked}. Of these 0 reproduced or, in short runs, supported; 0 "
+        f"not; 0 in part; 0 undecided; {asked} with too few runs."
+    )
     details = ledger.details()
     assert details.count("<details") == len(read_claims())
     assert "+13.20" in details  # the paper's 90.29 at a-e against 77.09 at e, on CIFAR10
@@ -280,7 +287,7 @@ def test_with_a_record_removed_only_verdicts_that_hang_on_it_change(outputs: Pat
 
     before, after = verdicts(records), verdicts(records[:4])
     assert before[1] == "undecided (3 hold of 12)"
-    assert after[1].startswith("not enough runs (0 of ")
+    assert after[1] == "not enough runs (0 of 12)"
     assert {number for number in before if before[number] != after[number]} == {1}
 
 

@@ -82,7 +82,9 @@ def test_the_overview_leads_to_each_section() -> None:
 
 
 def test_what_was_not_run_is_said(outputs: Path) -> None:
-    table = cells(closely.recorded("global_accuracy", dataset="mnist", levels="a-e", scaler=[True, False]))
+    shown = closely.recorded("global_accuracy", dataset="mnist", levels="a-e", scaler=[True, False])
+    assert vars(shown)["caption"] == "Global accuracy: accuracy (%); dataset mnist, levels a-e"
+    table = cells(shown)
     assert table["Setting"].tolist() == ["scaler True", "scaler False"]
     assert all(cell.startswith("<details><summary>not run</summary>") for cell in table["Code"])
     assert "-p scaler=false" in table["Code"][1]

@@ -417,8 +417,9 @@ def test_the_table_of_slices_counts_those_that_are_worse_or_better_by_more_than_
         recorded(record)
     table = exhibits.sub_models("global_accuracy")
     assert vars(table)["caption"] == (
-        "Of 3 slices beside a level alone, 1 are worse by more than ±, and 1 better; for 1 the interval "
-        "includes zero, and 0 have none. Holm's correction for all of them leaves 1 and 1."
+        "3 slices stand beside a level alone: 1 worse and 1 better by more than ±, 1 with an interval that "
+        "includes zero, and 0 without an interval. After Holm's correction for all of them, 1 worse and 1 "
+        "better remain."
     )
     lines = data(table).drop(columns=["Data", "Level"])
     assert f'<a href="../runs/{mixes[0]["run_id"]}.html">a-e, dynamic</a>' in set(lines["Mix"])

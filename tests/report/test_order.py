@@ -61,13 +61,14 @@ def test_only_runs_of_the_papers_schedule_are_counted_and_no_baselines() -> None
         *runs({"a": [99.9]}, method="fedavg", arch="mlp"),
     ]
     assert said(records) == (
-        "Of 31 mixes, 3 were run by the paper's schedule. Of their 3 pairs, 2 come out in the paper's order, "
+        "3 of 31 rows were run by the paper's schedule. Of the 3 pairs among them, 2 are in the paper's "
+        "order, "
         "0 the other way round by no more than the interval of such a pair, 1 by more (c-e before d)."
     )
     disagree = runs({"d": [98.0, 98.0], "e": [99.0, 99.0]}, protocol="short")
     old = a_record(99.0, levels="d", stale=True)  # the pair of short runs is of today's code
-    assert ", 1 come out in the paper's order" in said([old, *runs({"e": [98.0]}), *disagree])
+    assert ", 1 are in the paper's order" in said([old, *runs({"e": [98.0]}), *disagree])
     assert said(runs({"d": [99.0]})) == (
-        "Of 31 mixes, 1 were run by the paper's schedule. Too few to have an order."
+        "1 of 31 rows were run by the paper's schedule. Too few to have an order."
     )
     assert said(runs({"c-e": [98.0], "d": [99.0]})).endswith(" by more, and 1 without an interval.")
