@@ -128,7 +128,7 @@ def test_pages_in_a_browser(browser: Browser, address: str, site: Path) -> None:
         assert page.evaluate(SERIOUS, [without, {}]) == [], name
         page.set_viewport_size({"width": WIDTHS[1], "height": 900})
         page.emulate_media(color_scheme="dark")
-        assert page.evaluate("document.documentElement.dataset.theme") == "dark", name
+        page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
         assert page.evaluate(PAGE_IS_WHOLE) == [], name
         if file in of_each_kind:
             assert page.evaluate(SERIOUS, [without, {"runOnly": COLOURS}]) == [], name

@@ -16,6 +16,9 @@ format: jb-book
 root: report/runs
 chapters:
   - file: glossary
+  - file: report/figures
+    sections:
+      - file: report/figure11
   - file: bibliography
   - glob: executed/*
 """
