@@ -18,7 +18,7 @@ chapters:
   - file: glossary
   - file: report/figures
     sections:
-      - file: report/figure11
+      - file: report/figure9
   - file: bibliography
   - glob: executed/*
 """
