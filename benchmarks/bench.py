@@ -312,7 +312,8 @@ def kept(datasets: Sequence[str], mixes: Sequence[str], quick: bool) -> list[dic
 
 def measured_by() -> dict[str, str]:
     """The digests of the code that measures, the reference included, by file."""
-    return digests(Path(__file__).with_name(f"{name}.py") for name in ("bench", "bounded", "reference"))
+    folder = Path(__file__).parent
+    return digests((folder / f"{name}.py" for name in ("bench", "bounded", "reference")), folder)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that left is expected
     except InputError as error:
         print(f"heterofl_core: {error}", file=sys.stderr)
-        return 1 if isinstance(error, MismatchError) else 2
+        return error.status
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

@@ -126,7 +126,8 @@ def time_with_mnist(path: Path, settings: dict[str, Any]) -> float:
     """
     with replacing(path) as target:
         _, seconds = timed(path, target, settings)
-        if ran := as_it_ran(path):  # by now somebody may have executed it anew
-            ran.metadata.course.mnist = {"settings": settings, "seconds": seconds}
-            nbformat.write(ran, target)
+        ran = as_it_ran(path)  # only now: somebody may have executed it anew meanwhile
+        assert ran is not None  # with digits it ran before
+        ran.metadata.course.mnist = {"settings": settings, "seconds": seconds}
+        nbformat.write(ran, target)
     return seconds

@@ -2,7 +2,13 @@
 
 
 class InputError(ValueError):
-    """Input that cannot be used: one sentence that names it, its value and what is allowed."""
+    """Input that cannot be used: one sentence that names it, its value and what is allowed.
+
+    Attributes:
+        status: with which a command ends that raises it.
+    """
+
+    status = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))  # what it quotes may have several lines
@@ -10,3 +16,5 @@ class InputError(ValueError):
 
 class MismatchError(InputError):
     """Results that should be the same are not: what was asked for is in order, and the answer is no."""
+
+    status = 1

@@ -61,32 +61,33 @@ def fingerprints(dataset: str, arch: str) -> dict[str, str]:
 
 def of_dataset(dataset: str) -> dict[str, str]:
     """The digests of a data set's files; see `fingerprints`."""
-    return digests(parquet_files(dataset)) if is_own_dataset(dataset) else {}
+    return digests(parquet_files(dataset), data_folder() / dataset) if is_own_dataset(dataset) else {}
 
 
 def of_model(arch: str) -> dict[str, str]:
     """The digests of a model's module, or of all modules of its package, if found; see `fingerprints`."""
     if not is_own_model(arch):
         return {}
+    package_or_module = re.split("[.:]", arch)[0]  # to find a module in a package would import that
     try:
-        spec = importlib.util.find_spec(
-            re.split("[.:]", arch)[0]
-        )  # no module in a package: nothing is imported
+        spec = importlib.util.find_spec(package_or_module)
     except ValueError:  # `__main__` of a notebook, which has no file
         spec = None
     if spec and spec.submodule_search_locations:
-        folders = [Path(folder) for folder in spec.submodule_search_locations]
+        folders = map(Path, spec.submodule_search_locations)
         return {
-            file.relative_to(folder.parent).as_posix(): digest(file, file.stat().st_mtime_ns)
+            name: its
             for folder in folders
-            for file in sorted(folder.rglob("*.py"))
+            for name, its in digests(sorted(folder.rglob("*.py")), folder.parent).items()
         }
-    return digests([Path(spec.origin)] if spec and spec.origin and spec.has_location else [])
+    if spec and spec.has_location and spec.origin:
+        return digests([Path(spec.origin)], Path(spec.origin).parent)
+    return {}
 
 
-def digests(files: Iterable[Path]) -> dict[str, str]:
-    """The SHA-256 of each file, by its name."""
-    return {file.name: digest(file, file.stat().st_mtime_ns) for file in files}
+def digests(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file, by its name from a folder on."""
+    return {file.relative_to(folder).as_posix(): digest(file, file.stat().st_mtime_ns) for file in files}
 
 
 @functools.cache

@@ -54,6 +54,11 @@ class Metric:
     sign: int
     scale: Callable[[float], float] = float
 
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether values are compared by the logarithm of their ratio."""
+        return self.scale is math.log
+
     def gain(self, value: float, other: float) -> float:
         """How much better a value is than another one: in points, or as the logarithm of their ratio."""
         return self.sign * (self.scale(value) - self.scale(other))

@@ -150,7 +150,7 @@ def assert_agrees(found: ClientUpdate, task: ClientTask, tolerance: float) -> No
 
 
 @pytest.mark.usefixtures("in_double")
-@pytest.mark.parametrize("level", ["a", "c", "e"])
+@pytest.mark.parametrize("level", RATES)
 @pytest.mark.parametrize("arch", OPTIONS)
 def test_a_whole_round_of_a_group_agrees_with_the_plain_loop(arch: str, level: str) -> None:
     """Two local epochs of clients with one, two and three whole batches, each epoch with a smaller one at its

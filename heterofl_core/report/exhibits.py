@@ -151,20 +151,27 @@ def points(found: pd.DataFrame) -> Styler | HTML:
 
 def sub_models(metric: str) -> Styler | HTML:
     """What clients of each level would use, beside a federation of that level alone, after the last round;
-    the caption counts them, see `slices_counted`.
+    the caption counts them, see `counted`.
     """
     found = series.sub_models(all_evidence(), metric)
     rows = [slice_row(row) for _, row in found.iterrows()]
     table = aligned(pd.DataFrame(rows), text=["Data", "Mix", "Level", "Schedule"])
-    table.set_caption(slices_counted(metric))
+    table.set_caption(counted(found))
     return unless_empty(searchable(table))
 
 
 def slices_counted(metric: str) -> str:
+    """The caption of `sub_models`, for another page."""
+    return counted(series.sub_models(all_evidence(), metric))
+
+
+def counted(found: pd.DataFrame) -> str:
     """How many slices are worse than a federation of their level alone, and how many better, by more than
     chance; and how many of these are so when all are asked at once.
+
+    Args:
+        found: see `series.sub_models`.
     """
-    found = series.sub_models(all_evidence(), metric)
     worse, better = (sign * found["gain"] > found["half_width"] for sign in (-1, 1))
     told = found["chance"] <= holm(list(found["chance"].dropna()))
     beside, judged = found["alone"].count(), found["half_width"].count()

@@ -142,12 +142,12 @@ def row(evidence: Evidence, comparison: Comparison, which: str = "best") -> dict
     found, came = judged(evidence, comparison, which)
     better, worse = comparison.better, comparison.worse
     paper = paper_gain(better, worse, comparison.metric)
-    logarithmic = METRICS[comparison.metric].scale is math.log
+    metric = METRICS[comparison.metric]
     return {
         "Data": f"{dataset_title(better.dataset)}, {better.partition}",
         "Expected better": short(better, worse),
         "Than": short(worse, better),
-        "Metric": METRICS[comparison.metric].title + (", logarithm" if logarithmic else ""),
+        "Metric": metric.title + (", logarithm" if metric.is_logarithmic else ""),
         "Margin": signed(comparison.margin) if comparison.margin else "0",
         "Paper": "–" if paper is None else signed(paper),
         "Ours": signed(found.value) + MARKS[found.state] if found else "–",

@@ -1,6 +1,5 @@
 """Figures of results, in the visual language of `figures.py`: ours filled, the paper's numbers hollow."""
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -159,7 +158,7 @@ def spendings(curves: pd.DataFrame, metric: str) -> Figure:
         plot.set(xlabel=label, xscale="log")
         plain_ticks(plot.xaxis)
     plots[0].set_ylabel(METRICS[metric].axis)
-    if METRICS[metric].scale is math.log:
+    if METRICS[metric].is_logarithmic:
         plots[0].set_yscale("log")
         plain_ticks(plots[0].yaxis)
     legend_below(figure, plots[0])

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             show(Path(folder), given.levels, given.rounds, given.deadline, given.kill, given.kill_in)
         except InputError as error:
             print(f"heterofl_flower: {error}", file=sys.stderr)
-            raise SystemExit(1 if isinstance(error, MismatchError) else 2) from error
+            raise SystemExit(error.status) from error
 
 
 def clean_up_after_signals() -> None:
