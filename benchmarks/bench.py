@@ -38,7 +38,7 @@ from heterofl_core.compiled import compiler
 from heterofl_core.engines import Engine
 from heterofl_core.estimate import work_of
 from heterofl_core.federation import Federation, Weights
-from heterofl_core.folders import outputs_folder
+from heterofl_core.folders import bench_folder
 from heterofl_core.own import digests
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.provenance import provenance
@@ -297,11 +297,10 @@ def kept(datasets: Sequence[str], mixes: Sequence[str], quick: bool) -> list[dic
     """Rows of the cases that are not measured now, if the same code measured them on the same machine in the
     same way.
     """
-    folder = outputs_folder() / "bench"
     now = provenance() | {"quick": quick, "measured_by": measured_by()}
     try:
-        before = json.loads((folder / "machine.json").read_text(encoding="utf-8"))["rounds"]
-        rows: list[dict[str, Any]] = pd.read_csv(folder / "rounds.csv").to_dict("records")  # type: ignore[assignment]
+        before = json.loads((bench_folder() / "machine.json").read_text(encoding="utf-8"))["rounds"]
+        rows: list[dict[str, Any]] = pd.read_csv(bench_folder() / "rounds.csv").to_dict("records")  # type: ignore[assignment]
     except (OSError, KeyError):
         return []
     alike = ("code_hash", "device", "versions", "quick", "measured_by")
@@ -329,7 +328,7 @@ def main() -> None:
             write_table("rounds", rows)
             write_machine("rounds", quick=asked.quick, measured_by=measured_by())
             print(f"{wide(found).to_string()}\n", flush=True)
-    print(f"written to {outputs_folder() / 'bench'}")
+    print(f"written to {bench_folder()}")
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 
 from heterofl_core.files import write_text
-from heterofl_core.folders import outputs_folder
+from heterofl_core.folders import bench_folder
 from heterofl_core.processor import instructions
 from heterofl_core.provenance import provenance
 
 
 def write_table(name: str, rows: list[dict[str, Any]]) -> Path:
     """Writes a table to `outputs/bench/` as CSV, whole or not at all."""
-    path = outputs_folder() / "bench" / f"{name}.csv"
+    path = bench_folder() / f"{name}.csv"
     write_text(path, pd.DataFrame(rows).to_csv(index=False))
     return path
 
@@ -30,13 +30,13 @@ def write_machine(part: str, **more: Any) -> Path:
         part: the table's name; what the file says of other tables stays.
         more: what else belongs to the table, as JSON.
     """
-    path = outputs_folder() / "bench" / "machine.json"
+    path = bench_folder() / "machine.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_text(path, json.dumps(known | {part: machine() | more}, indent=2) + "\n")
+    write_text(path, json.dumps(known | {part: where_and_when() | more}, indent=2) + "\n")
     return path
 
 
-def machine() -> dict[str, Any]:
+def where_and_when() -> dict[str, Any]:
     """Processor, cores, memory, versions, commit and time, as JSON."""
     return provenance() | {
         "cores": joblib.cpu_count(),

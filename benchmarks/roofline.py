@@ -263,11 +263,11 @@ def main() -> None:
     alone, together = peaks(1), peaks(joblib.cpu_count())
     columns = {f"{one.processes} processes": one.gflops | one.gbytes for one in (alone, together)}
     print(pd.DataFrame(columns).to_string(float_format="{:.0f}".format), flush=True)
-    write_machine("roofline", peaks=[asdict(alone), asdict(together)])
     rows = []
     for dataset, level in itertools.product(DATASETS, SHOWN):
         rows += [row(dataset, level, way, alone) for way in ways(level)]
         table = write_table("roofline", rows)
+        write_machine("roofline", peaks=[asdict(alone), asdict(together)])
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
     print(f"written to {table}")
 

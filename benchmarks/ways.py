@@ -50,8 +50,20 @@ class MatrixConvolution(nn.Conv2d):
 def kind_of(arch: str, level: str, clients: int) -> StepKind:
     """Steps of a level that is the largest of its mix."""
     options = {"width_rate": width_rate(level), "input_shape": SHAPES[arch], "num_labels": 10}
-    batch = (BATCH, *SHAPES[arch])
-    return StepKind(arch, options, batch, 10, clients, "cpu", "zero", 0, 0.9, 5e-4, 1.0, "fp32")
+    return StepKind(
+        arch=arch,
+        options=options,
+        batch=(BATCH, *SHAPES[arch]),
+        labels=10,
+        clients=clients,
+        device="cpu",
+        masked_loss="zero",
+        left_out=0,
+        momentum=0.9,
+        weight_decay=5e-4,
+        clip_norm=1.0,
+        precision="fp32",
+    )
 
 
 def plain(kind: StepKind, layout: torch.memory_format = torch.contiguous_format) -> Step:

@@ -22,6 +22,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from heterofl_core.settings import from_texts, read_yaml
 EXTRAS = {
     **dict.fromkeys(("PIL", "pyarrow", "sklearn", "torch", "torchvision", "tqdm"), "train"),
     **dict.fromkeys(("IPython", "myst_nb", "nbformat", "papermill", "plotly"), "book"),
+    "snakemake": "pipeline",
 }
 """By a package that not every command needs, the extra of this project that brings it."""
 
@@ -226,6 +228,8 @@ def pipeline(options: argparse.Namespace) -> None:
     from heterofl_core.settings import to_texts
     from heterofl_core.timings import timings_for
 
+    if find_spec("snakemake") is None:  # said before anything is fetched or timed
+        raise ModuleNotFoundError(name="snakemake")
     given = to_texts(settings(options))
     more = options_of_snakemake(options.snakemake)
     todo = workload(options.studies, given, options.redo_stale)
@@ -287,35 +291,47 @@ def status(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> None:
     """the first rounds of a finished run again, compared with its record"""
-    from heterofl_core.params import Execution
-    from heterofl_core.verify import left_stale, verify, verify_stale
+    if not options.stale:
+        verify_one(options.run, options.rounds)
+    elif options.rounds is None:
+        verify_older()
+    else:
+        raise InputError(f"--rounds {options.rounds} is for one run, not for --stale")
 
-    if options.stale:
-        if options.rounds is not None:
-            raise InputError(f"--rounds {options.rounds} is for one run, not for --stale")
-        other, hindered = [], []
-        for one in verify_stale(Execution()):
-            what = one.hindrance or f"{one.rounds} rounds, {one.differences or 'no'} numbers differ"
-            print(f"{one.run_id}: {what}", flush=True)
-            other += [one.run_id] if one.differences else []
-            hindered += [one.run_id] if one.hindrance else []
-        for machine, number in left_stale().items():
-            print(f"{number} records of {machine} stay stale; this one, or its versions, give other digits")
-        if other:
-            raise MismatchError(
-                f"today's code does not give the same as before in {other[0]}; its like stay stale"
-            )
-        if hindered:
-            raise InputError(f"{hindered[0]} could not be executed; its like stay stale")
-        print("today's code gives the same as all code whose records could be compared here")
-        return
-    found = verify(options.run, options.rounds, Execution())
+
+def verify_one(run_id: str, rounds: int | None) -> None:
+    """Executes the first rounds of a run again, up to the first evaluated one unless given."""
+    from heterofl_core.params import Execution
+    from heterofl_core.verify import verify
+
+    found = verify(run_id, rounds, Execution())
     print(found.curve.to_string(index=False))
     for name, (then, now) in found.changed.items():
         print(f"{name} was {then}, is {now}")
     if len(found.differences):
-        raise MismatchError(f"{options.run} differs in {len(found.differences)} of {len(found.curve)} values")
-    print(f"{options.run}: {found.rounds} rounds are identical in all {len(found.curve)} values")
+        raise MismatchError(f"{run_id} differs in {len(found.differences)} of {len(found.curve)} values")
+    print(f"{run_id}: {found.rounds} rounds are identical in all {len(found.curve)} values")
+
+
+def verify_older() -> None:
+    """Executes a few of the runs again that other code made."""
+    from heterofl_core.params import Execution
+    from heterofl_core.verify import left_stale, verify_stale
+
+    found = []
+    for one in verify_stale(Execution()):
+        what = one.hindrance or f"{one.rounds} rounds, {one.differences or 'no'} numbers differ"
+        print(f"{one.run_id}: {what}", flush=True)
+        found.append(one)
+    for machine, number in left_stale().items():
+        print(f"{number} records of {machine} stay stale; this one, or its versions, give other digits")
+    if other := [one.run_id for one in found if one.differences]:
+        raise MismatchError(
+            f"today's code does not give the same as before in {other[0]}; its like stay stale"
+        )
+    if hindered := [one.run_id for one in found if one.hindrance]:
+        raise InputError(f"{hindered[0]} could not be executed; its like stay stale")
+    print("today's code gives the same as all code whose records could be compared here")
 
 
 def confusions(options: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ def check_model(params: RunParams, example: Tensor, options: Mapping[str, Mappin
         check_layers(params.arch, model)
         check_scores(params, model, example, options[level])
         relative = options[level]["width_rate"] / options[largest]["width_rate"]
-        check_slice(params.arch, models[largest], static_index(axes, relative), level, model)
+        check_slice(params.arch, models[largest], axes, static_index(axes, relative), level, model)
 
 
 @contextmanager
@@ -106,10 +106,11 @@ def check_layers(arch: str, model: SliceableModel) -> None:
             )
 
 
-def check_slice(arch: str, whole: SliceableModel, index: Index, level: str, model: SliceableModel) -> None:
+def check_slice(
+    arch: str, whole: SliceableModel, axes: Axes, index: Index, level: str, model: SliceableModel
+) -> None:
     """The part of the largest network that a level holds has the shapes of the level's network."""
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    axes = whole.axes()
     for name, value in whole.state_dict().items():
         part = tuple(
             len(index[axis.name]) if axis and axis.name in index else size

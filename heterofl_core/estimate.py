@@ -148,7 +148,7 @@ def timings_path() -> Path:
     return cache_folder() / "timings.json"
 
 
-def machine() -> dict[str, str]:
+def timed_on() -> dict[str, str]:
     """What timings belong to: another machine, or other code, takes another time."""
     return {"processor": processor(), "code_hash": code_hash()}
 
@@ -157,7 +157,7 @@ def kept_timings() -> Timings:
     """The timings of this machine and this code that were kept; empty if there are none."""
     try:
         kept = json.loads(timings_path().read_text(encoding="utf-8"))
-        if kept["machine"] != machine():
+        if kept["machine"] != timed_on():
             return {}
         return {name: Timing(**values) for name, values in kept["timings"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or cut: measured anew
@@ -167,7 +167,7 @@ def kept_timings() -> Timings:
 def keep_timings(timings: Mapping[str, Timing]) -> None:
     """Keeps timings for the next process."""
     content = {
-        "machine": machine(),
+        "machine": timed_on(),
         "timings": {name: vars(timing) for name, timing in timings.items()},
     }
     write_text(timings_path(), json.dumps(content, indent=2) + "\n")

@@ -4,8 +4,6 @@ Nothing here needs torch. Each function returns a figure made without pyplot, wh
 then shows once.
 """
 
-import textwrap
-from collections import Counter
 from collections.abc import Sequence
 
 import matplotlib
@@ -33,10 +31,6 @@ METRIC_COLOURS = {
     "visible_perplexity": "#999999",
 }
 
-DASHES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-MARKERS = "os^Dv"
-"""What tells lines of one colour apart: every dash with the first marker, then with the next."""
-
 matplotlib.rcParams.update(
     {
         "figure.constrained_layout.use": True,
@@ -62,12 +56,13 @@ def held_by(levels: str, width: int) -> np.ndarray:
     return count
 
 
-def nested_slices(width: int = 32) -> Figure:
-    """The sub-models of one weight, and over how many clients each coordinate is averaged.
+def nested_slices() -> Figure:
+    """The sub-models of a 32×32 weight, and over how many clients each coordinate is averaged.
 
     Left: the blocks of levels a to e, each inside the next larger one. Right: six clients at levels a, a,
     b, b, c, c, as in Figure 1 of the paper.
     """
+    width = 32
     figure = Figure(figsize=(7.6, 3.7))
     left, right = figure.subplots(1, 2)
     smallest = held_by(LEVELS, width) - 1  # position of the smallest level that holds the coordinate
@@ -143,80 +138,6 @@ def mark_decays(rounds: pd.DataFrame, *plots: Plot) -> None:
     for last in rounds.loc[rounds["lr"].shift(-1) < rounds["lr"], "round"]:
         for plot in plots:
             plot.axvline(last + 0.5, color="#999999", linestyle=":", linewidth=1)
-
-
-def nothing_run() -> Figure:
-    """In place of a figure for which there are no runs."""
-    figure = Figure(figsize=(7.6, 0.6))
-    plot = figure.subplots()  # without one, a notebook would show no figure
-    plot.set_axis_off()
-    say_not_run(plot)
-    return figure
-
-
-def say_not_run(plot: Plot) -> None:
-    """Says so in the middle of an empty panel."""
-    plot.text(0.5, 0.5, "not run", transform=plot.transAxes, ha="center", va="center", color="#767676")
-
-
-def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
-    """One line for each run, coloured by the largest level; lines of one colour differ in their dashes.
-
-    A panel has the runs of one data set and partition that are equally long, those that change nothing of the
-    method or those that do.
-
-    Args:
-        curves: see `run_tables.curves`.
-        metric: a column of it, such as `global_accuracy`.
-    """
-    shown = curves[curves[metric].notna()] if metric in curves else curves.head(0)
-    if shown.empty:
-        return nothing_run()
-    kinds = shown.assign(changed=shown["variation"] != "")
-    panels = list(kinds.groupby(["dataset", "partition", "changed", "rounds"]))
-    heights = [max(2.5, 0.8 + 0.17 * runs["run_id"].nunique()) for _, runs in panels]  # room for the legend
-    figure = Figure(figsize=(7.6, sum(heights)))
-    plots = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for plot, ((dataset, partition, changed, rounds), runs) in zip(plots, panels, strict=True):
-        draw_runs(plot, runs, metric, ["levels", "assignment", "variation"])
-        what = "changed, " if changed else ""
-        plot.set_title(f"{dataset}, {partition}: {what}{rounds} rounds", loc="left")
-        plot.set(xlabel="communication round", ylabel=METRICS[metric].axis, xlim=(0, None))
-        plot.legend(
-            loc="upper left",
-            bbox_to_anchor=(1, 1),
-            frameon=False,
-            title="levels",
-            fontsize=8,
-            handlelength=3.2,
-        )
-        plot.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    return figure
-
-
-def draw_runs(plot: Plot, runs: pd.DataFrame, metric: str, told: Sequence[str]) -> None:
-    """A line for each run over its rounds, in the colour of its largest level; lines of one colour differ in
-    their dashes, then in their markers.
-
-    Args:
-        runs: see `run_tables.curves`.
-        metric: a column of it.
-        told: columns whose values name a run in the legend.
-    """
-    drawn: Counter[str] = Counter()
-    for (*names, _), run in runs.groupby([*told, "run_id"]):
-        largest = str(run["levels"].iloc[0])[0]
-        marker, dash = divmod(drawn[largest], len(DASHES))
-        plot.plot(
-            run["round"],
-            run[metric],
-            color=LEVEL_COLOURS[largest],
-            linestyle=DASHES[dash],
-            marker=MARKERS[marker % len(MARKERS)],
-            ms=3,
-            label=textwrap.fill(", ".join(str(name) for name in names if name), 34),
-        )
-        drawn[largest] += 1
 
 
 BALANCED = 6000, 1000

@@ -28,6 +28,11 @@ def outputs_folder() -> Path:
     return Path(os.environ.get("HETEROFL_OUTPUTS") or ROOT / "outputs")
 
 
+def bench_folder() -> Path:
+    """The folder for what benchmarks measure."""
+    return outputs_folder() / "bench"
+
+
 def data_folder() -> Path:
     """The folder for data sets: `HETEROFL_DATA`, else `data/` of this checkout."""
     return Path(os.environ.get("HETEROFL_DATA") or ROOT / "data")

@@ -155,7 +155,7 @@ def through_papermill(
     except PapermillExecutionError as error:
         raise InputError(f"{error.evalue} (cell {error.cell_index})") from error
     except RuntimeError as error:  # its kernel died, or never lived
-        raise InputError(f"{error}; the same command goes on from where it stopped") from error
+        raise InputError(str(error)) from error
 
 
 def read_notebook(path: Path) -> NotebookNode:

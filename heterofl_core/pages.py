@@ -64,7 +64,7 @@ def copy_pages() -> list[Path]:
     for record in featured(all_records()):
         source = executed_path(record["run_id"])
         notebook = read_notebook(source)
-        renew_text(notebook, read_notebook(source_of(RunParams.model_validate(record["params"]))))
+        renew_words(notebook, read_notebook(source_of(RunParams.model_validate(record["params"]))))
         notebook.cells[0].source = introduction(notebook.cells[0].source, record["params"])
         pages.append(folder / source.name)
         write_text(pages[-1], nbformat.writes(notebook))
@@ -73,7 +73,7 @@ def copy_pages() -> list[Path]:
     return pages
 
 
-def renew_text(executed: NotebookNode, source: NotebookNode) -> None:
+def renew_words(executed: NotebookNode, source: NotebookNode) -> None:
     """Gives an executed notebook the words that its source has today, if their cells correspond.
 
     Code and outputs stay as they were executed.

@@ -307,7 +307,7 @@ def check_partition(partition: str) -> None:
         alpha = partition.removeprefix("dirichlet-")
         if not (is_number(alpha) and 0 < float(alpha) < math.inf):
             raise InputError(
-                f"partition {partition!r} has α = {alpha}, which is not allowed; α must be above 0"
+                f"partition {partition!r} has α = {alpha}, which is not allowed; α must be finite and above 0"
             )
     elif not re.fullmatch(r"iid|non-iid-[1-9]\d*", partition):
         raise InputError(

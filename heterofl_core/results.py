@@ -24,7 +24,7 @@ PLANS = PARAMS / "plans"
 HOUR = 3600.0  # seconds
 
 
-def read_plan(name: str, **changes: Any) -> Study:
+def read_plan(name: str, /, **changes: Any) -> Study:
     """A plan by its name, or by the path of its file; for `changes` see `read_study`.
 
     Raises:
@@ -73,7 +73,7 @@ def next_run(
     return None
 
 
-def work_off(plan: str, hours: float, execution: Execution, **changes: Any) -> tuple[list[str], list[str]]:
+def work_off(plan: str, hours: float, execution: Execution, /, **changes: Any) -> tuple[list[str], list[str]]:
     """Does runs of a plan through papermill until the time is over or nothing is left that fits.
 
     It may be stopped at any moment: the run goes on from its checkpoint the next time.

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from heterofl_core.errors import InputError
 from heterofl_core.folders import PARAMS
 from heterofl_core.own import is_own_dataset
+from heterofl_core.strict_yaml import parse_yaml
 
-SCHEDULES: dict[str, Any] = yaml.safe_load((PARAMS / "schedules.yaml").read_text(encoding="utf-8"))
+SCHEDULES: dict[str, Any] = parse_yaml((PARAMS / "schedules.yaml").read_text(encoding="utf-8"))
 SHORT = 0.1  # schedule_factor of the short protocol, unless given
 
 

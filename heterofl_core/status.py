@@ -43,7 +43,7 @@ class RunStatus:
         params: of the run.
         state: one of `STATES`.
         detail: what a person wants to know beside it: the rounds done, or what is wrong; may be empty.
-        rounds_done: of `params.rounds`.
+        rounds_done: of `params.rounds`; of a stale run those from which a redo that was interrupted goes on.
     """
 
     params: RunParams
@@ -58,8 +58,8 @@ class RunStatus:
 
     @property
     def share_left(self) -> float:
-        """The share of its rounds that the run lacks; 1 if it was done, since doing it again takes all."""
-        return 1 - self.rounds_done / self.params.rounds if self.is_open else 1.0
+        """The share of its rounds that the run lacks, or that a stale one still takes to be redone."""
+        return 1 - self.rounds_done / self.params.rounds
 
 
 def status_of(params: RunParams) -> RunStatus:
@@ -81,7 +81,7 @@ def status_of(params: RunParams) -> RunStatus:
     if is_locked(run_id) or is_locked(executed_path(run_id).name):  # papermill's kernel may only be starting
         return RunStatus(params, "running", detail, rounds_done)
     if record_path(run_id).exists():
-        return recorded(params)
+        return recorded(params, 0 if damage else rounds_done)
     if damage:
         return RunStatus(params, "failed", damage, 0)
     if failed_last(run_id):
@@ -99,16 +99,21 @@ def failed_last(run_id: str) -> bool:
     )
 
 
-def recorded(params: RunParams) -> RunStatus:
-    """The status of a run that has a record."""
+def recorded(params: RunParams, redone: int) -> RunStatus:
+    """The status of a run that has a record.
+
+    Args:
+        redone: rounds of the checkpoint from which a redo would go on.
+    """
     try:
         record = read_record(record_path(params.run_id))
     except InputError as error:
         return RunStatus(params, "damaged", str(error), params.rounds)
-    stale = not is_current(record)
+    if is_current(record):
+        return RunStatus(params, "done", "", params.rounds)
     others = " and ".join(changed_files(record))
     made = f"made from another {others}" if others else f"made by code {record['code_hash']}"
-    return RunStatus(params, "stale" if stale else "done", made if stale else "", params.rounds)
+    return RunStatus(params, "stale", made, redone)
 
 
 def failure(run_id: str) -> str:

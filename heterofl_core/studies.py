@@ -50,7 +50,7 @@ def study_names() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
-def read_study(name: str, **changes: Any) -> Study:
+def read_study(name: str, /, **changes: Any) -> Study:
     """Reads a study and expands it to its runs.
 
     Args:

@@ -91,7 +91,9 @@ def step_seconds(params: RunParams, level: str) -> float:
 
 
 def forward_seconds(params: RunParams, level: str) -> float:
-    """Seconds that a forward pass takes on one core for one example, timed on a batch of 100."""
+    """Seconds that a forward pass takes on one core for one example, timed on 100 images or on 10
+    sequences.
+    """
     shape, text = sizes_of(params.dataset).shape, params.dataset == "wikitext2"
     model = build_model(params.arch, width_rate(level), **options(params))
     inputs = torch.zeros(10, *shape, dtype=torch.int64) if text else torch.zeros(100, *shape)

@@ -33,7 +33,7 @@ def read_trace(path: str) -> str:
         )
     twice = table["client"][table["client"].duplicated()].tolist()
     if twice:
-        raise InputError(f"trace {path} names client {twice[0]} twice")
+        raise InputError(f"trace {path} names client {twice[0]} twice; each needs one line")
     wrong = [level for level in levels.values() if level not in list(LEVELS)]
     if wrong:
         raise InputError(f"trace {path} has the level {wrong[0]!r}, which is none of a to e")

@@ -24,7 +24,7 @@ from heterofl_core.equivalence import (
     read_certificate,
     samples,
 )
-from heterofl_core.errors import InputError
+from heterofl_core.errors import InputError, MismatchError
 from heterofl_core.executor import backend
 from heterofl_core.federation import Federation
 from heterofl_core.own import changed_files
@@ -140,11 +140,14 @@ def gpu() -> str | None:
 
 
 def check_end(record: Mapping[str, Any], accuracy: float) -> None:
-    """Raises an `InputError` unless a run that was executed again, to its end, has the Global accuracy of its
-    record, in percent.
+    """Raises a `MismatchError` unless a run that was executed again, to its end, has the Global accuracy of
+    its record, in percent.
     """
-    if abs(accuracy - record["metrics"]["final_global_accuracy"]) > 1e-6:
-        raise InputError(f"run {record['run_id']} ends with {accuracy} % today; its record says otherwise")
+    recorded = record["metrics"]["final_global_accuracy"]
+    if abs(accuracy - recorded) > 1e-6:
+        raise MismatchError(
+            f"run {record['run_id']} ends with {accuracy} % today; its record says {recorded} %"
+        )
 
 
 @dataclass(frozen=True)

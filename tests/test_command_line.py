@@ -260,6 +260,7 @@ def test_a_pipeline_that_cannot_be_is_refused_before_anything_is_timed(
     [
         (["-p", "lvels=a"], "parameter 'lvels' (value 'a') is unknown; did you mean 'levels'?"),
         (["-p", "levels=q"], "levels 'q' is not a mix of levels a to e from large to small, "),
+        (["-p", "name=small"], "parameter 'name' (value 'small') is unknown"),
         (["-p", "workers=0"], "parameter 'workers' has the value 0, which is not allowed: "),
         (["-f", "nowhere.yaml"], "file nowhere.yaml cannot be read: No such file or directory"),
     ],
@@ -487,6 +488,22 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr("heterofl_core.records.collect", stop)
     assert main(["collect"]) == 130
     assert capsys.readouterr().err == "heterofl_core: stopped; the same command goes on\n"
+
+
+@pytest.mark.parametrize("name", ["hours", "plan", "execution", "name"])
+def test_a_setting_that_a_command_has_as_an_option_is_no_parameter_of_a_run(
+    refused: Callable[..., str], small_study: Path, name: str
+) -> None:
+    sentence = f"parameter '{name}' (value 2) is unknown; "
+    assert refused("results", "--plan", str(small_study), "-p", f"{name}=2").startswith(sentence)
+
+
+def test_the_pipeline_without_snakemake_names_its_extra_before_anything_is_timed(
+    refused: Callable[..., str], small_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heterofl_core.__main__.find_spec", lambda _: None)
+    monkeypatch.setattr("heterofl_core.timings.timings_for", lambda _: pytest.fail("timed"))
+    assert refused("pipeline", str(small_study)) == "snakemake is not installed; install '.[pipeline]'"
 
 
 def test_an_extra_that_is_not_installed_is_named(

@@ -4,7 +4,6 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -38,23 +37,6 @@ TEXT = pd.DataFrame(
 def labels(figure: Figure) -> list[tuple[str, str]]:
     """The labels of each plot's axes."""
     return [(plot.get_xlabel(), plot.get_ylabel()) for plot in figure.axes]
-
-
-def run(
-    levels: str, partition: str, dataset: str = "mnist", variation: str = "", length: int = 4
-) -> pd.DataFrame:
-    """One run's rows of `run_tables.curves`."""
-    name = f"{dataset} {partition} {levels} {variation} {length}"
-    rounds = TEXT if dataset == "wikitext2" else ROUNDS
-    return rounds.assign(
-        run_id=name,
-        levels=levels,
-        assignment="dynamic",
-        partition=partition,
-        dataset=dataset,
-        variation=variation,
-        rounds=length,
-    )
 
 
 def test_each_coordinate_is_averaged_over_the_six_clients_of_figure_1_that_hold_it() -> None:
@@ -128,93 +110,6 @@ def test_a_decay_is_marked_right_after_its_milestone() -> None:
 def test_a_run_without_decay_has_no_mark() -> None:
     figure = figures.curve(ROUNDS.assign(lr=0.1))
     assert [len(plot.lines) for plot in figure.axes] == [2, 1]
-
-
-def titles(figure: Figure) -> list[str]:
-    """What stands above each plot."""
-    return [plot.get_title(loc="left") for plot in figure.axes]
-
-
-@pytest.mark.parametrize("metric", ["global_accuracy", "local_accuracy"])
-def test_learning_curves_have_a_panel_for_each_partition_and_a_line_for_each_run(metric: str) -> None:
-    curves = pd.concat([run("a", "iid"), run("c-e", "iid"), run("e", "non-iid-2")])
-    figure = figures.learning_curves(curves, metric)
-    above, below = figure.axes
-    assert labels(figure) == [("communication round", "accuracy (%)")] * 2
-    assert titles(figure) == ["mnist, iid: 4 rounds", "mnist, non-iid-2: 4 rounds"]
-    drawn = [(line.get_label(), line.get_color()) for line in [*above.lines, *below.lines]]
-    colour = figures.LEVEL_COLOURS
-    assert drawn == [
-        ("a, dynamic", colour["a"]),
-        ("c-e, dynamic", colour["c"]),
-        ("e, dynamic", colour["e"]),
-    ]
-    assert np.array_equal(above.lines[0].get_ydata(), ROUNDS[metric])
-
-
-def test_a_line_is_labelled_by_its_levels_and_what_the_run_changes() -> None:
-    runs = [run("a", "iid", variation=changed) for changed in ("fedavg, mlp", "norm bn, scaler False")]
-    figure = figures.learning_curves(pd.concat(runs), "global_accuracy")
-    legend = figure.axes[0].get_legend()
-    assert legend is not None
-    assert legend.get_title().get_text() == "levels"
-    expected = ["a, dynamic, fedavg, mlp", "a, dynamic, norm bn, scaler False"]
-    assert [text.get_text() for text in legend.get_texts()] == expected
-    assert [line.get_label() for line in figure.axes[0].lines] == expected
-
-
-def test_lines_of_one_colour_differ_in_their_dashes_then_in_their_markers() -> None:
-    runs = [run("e", "iid", variation=f"norm {number}") for number in range(8)]
-    figure = figures.learning_curves(
-        pd.concat([run("a", "iid", variation="norm gn"), *runs]), "global_accuracy"
-    )
-    first, *others = figure.axes[0].lines
-    kinds = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in [first, *others]]
-    colour = figures.LEVEL_COLOURS
-    assert kinds[:4] == [
-        (colour["a"], "-", "o"),
-        (colour["e"], "-", "o"),
-        (colour["e"], "--", "o"),
-        (colour["e"], ":", "o"),
-    ]
-    assert kinds[-1] == (colour["e"], "-", "s")
-
-
-def test_data_sets_lengths_and_changes_of_the_method_do_not_share_a_panel() -> None:
-    runs = [
-        run("a", "iid", "mnist"),
-        run("a", "iid", "digits"),
-        run("a", "iid", "mnist", variation="norm bn"),
-        run("a", "iid", "mnist", length=20),
-    ]
-    figure = figures.learning_curves(pd.concat(runs), "global_accuracy")
-    assert titles(figure) == [
-        "digits, iid: 4 rounds",
-        "mnist, iid: 4 rounds",
-        "mnist, iid: 20 rounds",
-        "mnist, iid: changed, 4 rounds",
-    ]
-
-
-def test_learning_curves_on_text_show_perplexities() -> None:
-    figure = figures.learning_curves(run("a", "iid", "wikitext2"), "perplexity")
-    assert labels(figure) == [("communication round", "perplexity")]
-    assert np.array_equal(figure.axes[0].lines[0].get_ydata(), TEXT["perplexity"])
-
-
-def test_runs_without_the_metric_have_no_panel() -> None:
-    both = pd.concat([run("a", "iid"), run("a", "iid", "wikitext2")])
-    assert titles(figures.learning_curves(both, "perplexity")) == ["wikitext2, iid: 4 rounds"]
-    assert titles(figures.learning_curves(both, "local_accuracy")) == ["mnist, iid: 4 rounds"]
-    (plot,) = figures.learning_curves(run("a", "iid"), "perplexity").axes
-    assert (plot.axison, [text.get_text() for text in plot.texts]) == (False, ["not run"])
-
-
-def test_ticks_of_rounds_are_whole_numbers_from_zero_on() -> None:
-    (plot,) = figures.learning_curves(run("a", "iid"), "global_accuracy").axes
-    low, high = plot.get_xlim()
-    assert low == 0
-    assert [tick for tick in plot.get_xticks() if tick <= high] == [0, 1, 2, 3, 4]
 
 
 def test_partitions_show_the_examples_of_each_client_and_label_for_each_kind() -> None:

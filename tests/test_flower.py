@@ -244,7 +244,7 @@ def test_a_roster_that_cannot_be_used_is_refused_in_one_sentence(
 
 
 def test_a_key_cannot_stand_for_two_clients(roster: Roster, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(InputError, match="clients 0 and 1 have one key in the roster; each needs its own"):
         Roster((roster.members[0], Member(1, "e", roster.members[0].key)))
     with pytest.raises(InputError, match="cannot be read"):
         Roster.read(tmp_path / "missing.yaml")
@@ -518,6 +518,8 @@ def test_the_app_names_modules_that_exist() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--levels", ""], "--levels '' is not allowed; it needs a letter for each client, such as cde"),
+        (["--rounds", "0"], "--rounds 0 is not allowed; it must be 1 or more"),
         (["--kill", "3"], "--kill 3 is not allowed; clients are 0 to 2, and -1 is nobody"),
         (["--kill-in", "4"], "--kill-in 4 is not allowed; rounds are 1 to 3"),
     ],

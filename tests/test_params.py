@@ -288,7 +288,7 @@ def test_a_single_level_needs_no_trace() -> None:
 NO_TABLE = "trace {} is not a table with the columns client and level ("
 NO_COUNT = "parameter 'num_clients' has the value 'two', which is not allowed: "
 NO_CLIENT = "trace {{}} names the unknown client {!r}; its {} lines must be about the clients 0 to {}"
-TWICE_NAMED = "trace {{}} names client {} twice"
+TWICE_NAMED = "trace {{}} names client {} twice; each needs one line"
 NO_LEVEL = "trace {{}} has the level {!r}, which is none of a to e"
 
 
@@ -698,7 +698,7 @@ UNKNOWN_PARTITION = (
     "partition {!r} is unknown; allowed are iid, non-iid-k for at most k labels a client, such as non-iid-2, "
     "and dirichlet-α, such as dirichlet-0.3"
 )
-ALPHA = "partition {!r} has α = {}, which is not allowed; α must be above 0"
+ALPHA = "partition {!r} has α = {}, which is not allowed; α must be finite and above 0"
 IMAGES_ONLY = "method {!r} is for images; dataset wikitext2 allows heterofl, fedavg"
 TEXT_PARTITION = "partition {!r} is not possible with dataset 'wikitext2'; allowed is iid"
 HETEROFLS = "{} is part of HeteroFL, and not of method {!r}; allowed is {!r}, or method heterofl"

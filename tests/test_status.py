@@ -74,6 +74,15 @@ def test_a_checkpoint_of_other_code_cannot_go_on(outputs: Path) -> None:
 def test_a_record_of_other_code_is_stale(outputs: Path) -> None:
     write_record(code_hash="0123456789abcdef")
     assert found() == ("stale", "made by code 0123456789abcdef")
+    assert status_of(PARAMS).share_left == 1
+
+
+@pytest.mark.parametrize(("code", "left"), [("today", 1 / 4), ("0123456789abcdef", 1)])
+def test_a_redo_of_a_stale_run_goes_on_from_its_checkpoint(outputs: Path, code: str, left: float) -> None:
+    write_record(code_hash="0123456789abcdef")
+    write_checkpoint(30, code=code_hash() if code == "today" else code)
+    assert found()[0] == "stale"
+    assert status_of(PARAMS).share_left == left
 
 
 @pytest.mark.parametrize("path", [record_path, rounds_path])

@@ -8,12 +8,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from heterofl_core.folders import PARAMS
 from heterofl_core.params import RunParams, run_params
 from heterofl_core.report.differences import Difference, difference, holm
 from heterofl_core.report.evidence import Evidence, how_long
+from heterofl_core.report.paper import TABLES
 from heterofl_core.strict_yaml import parse_yaml
 from heterofl_core.studies import combinations
 
@@ -28,9 +29,10 @@ OUTCOMES = {
     "fails": "the whole interval lies below the margin",
     "open": "the interval includes the margin",
     "no interval": "both sides were run, but today's code has repeated one of their kinds too rarely to tell "
-    "noise from seed",
+    "noise from seed, or a run diverged",
     "too short": "both sides were run, but not for as long as the paper's, which the claim needs",
-    "not run": "one side or both were not run, or not with one seed and one schedule",
+    "not run": "one side or both were not run, or not with one seed, in one precision, by one schedule and "
+    "evaluated equally often",
 }
 """What can come of a comparison."""
 
@@ -158,45 +160,52 @@ def verdict(outcomes: Sequence[str]) -> str:
     return "reproduced" if 2 * counts["holds"] >= len(outcomes) else "undecided"
 
 
-Chance = tuple[str, float]
-"""What came of a comparison, and how often chance alone would do so; see `chances`."""
+class Judgement(NamedTuple):
+    """What came of a comparison.
 
-
-def chances(
-    comparisons: Sequence[Comparison], judgements: Sequence[tuple[Difference | None, str]]
-) -> list[Chance]:
-    """The outcome of each comparison, and its p-value at the margin, NaN where there is no interval; for the
-    judgements see `judged`.
+    Attributes:
+        found: the measured difference; None where there is none.
+        outcome: one of `OUTCOMES`.
+        chance: how often chance alone would take the difference so far from the margin, a p-value; NaN where
+            there is no interval, or where it does not count.
     """
-    return [
-        (came, measured.p_value(one.margin) if measured and came in WITH_INTERVAL else math.nan)
-        for one, (measured, came) in zip(comparisons, judgements, strict=True)
-    ]
+
+    found: Difference | None
+    outcome: str
+    chance: float
 
 
-def told(comparisons: Iterable[Chance]) -> float:
+def told(judgements: Iterable[Judgement]) -> float:
     """The largest p-value that Holm's correction for some comparisons tells from chance."""
-    return holm([chance for came, chance in comparisons if came in WITH_INTERVAL])
+    return holm([one.chance for one in judgements if one.outcome in WITH_INTERVAL])
 
 
-def outcomes(comparisons: Iterable[Chance], limit: float) -> list[str]:
+def outcomes(judgements: Iterable[Judgement], limit: float) -> list[str]:
     """What came of some comparisons, if those with a larger p-value than a limit are open."""
-    return ["open" if chance > limit else came for came, chance in comparisons]
+    return ["open" if one.chance > limit else one.outcome for one in judgements]
 
 
-def verdict_on(comparisons: Sequence[Chance]) -> str:
+def verdict_on(judgements: Sequence[Judgement]) -> str:
     """The verdict on a claim from all of its comparisons, asked at once: the more there are, the more often
     chance alone makes one of them hold or fail.
     """
-    return verdict(outcomes(comparisons, told(comparisons)))
+    return verdict(outcomes(judgements, told(judgements)))
 
 
-def judged(evidence: Evidence, comparison: Comparison, which: str = "best") -> tuple[Difference | None, str]:
-    """The measured difference of a comparison, and its outcome; for `which` see `Answer.values`.
+def judged(evidence: Evidence, comparison: Comparison, which: str = "best") -> Judgement:
+    """What came of a comparison; for `which` see `Answer.values`.
 
     Where only the paper's schedule counts, another one is of interest only if there are no runs by it.
     """
     asked = (evidence, comparison.better, comparison.worse, comparison.metric, which)
     by_the_paper = difference(*asked, how_long(comparison.better)) if comparison.full else None
     found = by_the_paper or difference(*asked)
-    return found, outcome(found, comparison.margin, comparison.full)
+    came = outcome(found, comparison.margin, comparison.full)
+    chance = found.p_value(comparison.margin) if found and came in WITH_INTERVAL else math.nan
+    return Judgement(found, came, chance)
+
+
+def all_judgements(evidence: Evidence, which: str = "best") -> list[list[Judgement]]:
+    """For each claim, and each data set of which it says something, what came of its comparisons."""
+    asked = [some for claim in read_claims() for dataset in TABLES if (some := claim.of(dataset))]
+    return [[judged(evidence, one, which) for one in some] for some in asked]

@@ -20,7 +20,7 @@ from heterofl_core.studies import all_runs, read_study, study_names
 
 COVERAGE = {
     "done": "was run with the schedule that the study asks for",
-    "other schedule": "was run with another schedule only, a shorter one in nearly all cases",
+    "other schedule": "was run by today's code with another schedule only, a shorter one in nearly all cases",
     "stale": "was run by other code only",
     "missing": "was not run",
 }

@@ -19,7 +19,7 @@ from heterofl_core.report.claims import (
     WITH_INTERVAL,
     Claim,
     Comparison,
-    chances,
+    all_judgements,
     judged,
     read_claims,
     read_question,
@@ -27,7 +27,7 @@ from heterofl_core.report.claims import (
 )
 from heterofl_core.report.evidence import MARKS, Evidence
 from heterofl_core.report.exhibits import all_evidence
-from heterofl_core.report.noise import PairNoise, noises
+from heterofl_core.report.noise import noises
 from heterofl_core.report.paper import TABLES, paper_gain
 from heterofl_core.report.tables import aligned, printed, searchable
 from heterofl_core.report.titles import DATASETS, dataset_title, variation
@@ -43,17 +43,16 @@ def verdict_of(evidence: Evidence, claim: Claim, dataset: str) -> str:
     Where a measured comparison is not by the paper's schedule, it says so, in weaker words; where all are,
     but the scatter behind an interval is not, it says that.
     """
-    comparisons = claim.of(dataset)
-    judgements = [judged(evidence, one) for one in comparisons]
+    judgements = [judged(evidence, one) for one in claim.of(dataset)]
     if not judgements:
         return "–"
-    said = verdict_on(chances(comparisons, judgements))
-    counts = Counter(outcome for _, outcome in judgements if outcome in WITH_INTERVAL)
+    said = verdict_on(judgements)
+    counts = Counter(one.outcome for one in judgements if one.outcome in WITH_INTERVAL)
     if said == "not enough runs":
-        run = sum(found is not None for found, _ in judgements)
+        run = sum(one.found is not None for one in judgements)
         told = f" run, {counts.total()} with an interval" if run else ""
         return f"{said} ({run} of {len(judgements)}{told})"
-    measured = [found for found, outcome in judgements if found and outcome in WITH_INTERVAL]
+    measured = [one.found for one in judgements if one.found and one.outcome in WITH_INTERVAL]
     counted = ", ".join(f"{counts[name]} {PLURAL[name]}" for name in WITH_INTERVAL if counts[name])
     if not all(found.full for found in measured):
         said = f"{IN_SHORT_RUNS.get(said, said)}, in short runs"
@@ -82,16 +81,12 @@ def overview(page: str = "") -> Styler:
 
 def in_short() -> str:
     """How many of the claims, on how many of the data sets, came out in which way: a sentence."""
-    evidence, said = all_evidence(), Counter[str]()
-    for claim in read_claims():
-        for dataset in TABLES:
-            if comparisons := claim.of(dataset):
-                judgements = [judged(evidence, one) for one in comparisons]
-                said[verdict_on(chances(comparisons, judgements))] += 1
+    said = Counter(map(verdict_on, all_judgements(all_evidence())))
     return (
         f"Pairs of a claim and a data set: {said.total()}. Of these {said['reproduced']} reproduced or, in "
-        f"short runs, supported; {said['not reproduced']} not; {said['partly']} in part; "
-        f"{said['undecided']} undecided; {said['not enough runs']} with too few runs."
+        f"short runs, supported; {said['not reproduced']} not reproduced or, in short runs, not borne out; "
+        f"{said['partly']} in part; {said['undecided']} undecided; {said['not enough runs']} with too few "
+        "runs."
     )
 
 
@@ -139,7 +134,7 @@ def shown(rows: pd.DataFrame) -> Styler:
 
 def row(evidence: Evidence, comparison: Comparison, which: str = "best") -> dict[str, Any]:
     """A line of a table; differences are positive if the first setting is the better one."""
-    found, came = judged(evidence, comparison, which)
+    found, came, _ = judged(evidence, comparison, which)
     better, worse = comparison.better, comparison.worse
     paper = paper_gain(better, worse, comparison.metric)
     metric = METRICS[comparison.metric]
@@ -153,7 +148,7 @@ def row(evidence: Evidence, comparison: Comparison, which: str = "best") -> dict
         "Ours": signed(found.value) + MARKS[found.state] if found else "–",
         "±": "–" if found is None or math.isnan(found.half_width) else f"{found.half_width:.2f}",
         "Pairs": str(found.pairs) if found else "–",
-        "Freedom": freedom(found.noise) if found else "–",
+        "Freedom": (found and found.noise.basis) or "–",
         "Outcome": came,
         "Schedule": found.schedule if found else "",
     }
@@ -165,13 +160,6 @@ def short(run: RunParams, other: RunParams) -> str:
     usual = run_params(dataset=run.dataset, levels=run.levels).assignment
     told = run.assignment != usual or (run.levels == other.levels and run.assignment != other.assignment)
     return ", ".join([run.levels, *([run.assignment] if told else []), *([changed] if changed else [])])
-
-
-def freedom(noise: PairNoise) -> str:
-    """Degrees of freedom, and the rounds of shorter runs from which they come."""
-    if not noise.freedom:
-        return "–"
-    return f"{noise.freedom:.1f}" + (f" ({noise.borrowed_rounds} rounds)" if noise.borrowed_rounds else "")
 
 
 def rules() -> Styler:
@@ -188,7 +176,8 @@ def words(verdict: str) -> list[str]:
 
 def scatter() -> Styler:
     """How much runs of a kind scatter beside what setting and seed explain, where its own settings tell; an
-    interval rests on that, or on a fit of both of its kinds together, or on shorter runs.
+    interval rests on that, or on a fit of both of its kinds together, or on shorter runs. Behind the levels
+    of each setting how much its own runs scatter.
     """
     rows = [
         {
@@ -198,7 +187,7 @@ def scatter() -> Styler:
             "Metric": METRICS[noise.metric].title,
             "Standard deviation": f"{noise.deviation:.2f}",
             "Degrees of freedom": f"{noise.freedom:.1f}",
-            "Levels": ", ".join(noise.levels),
+            "Levels": ", ".join(f"{levels} ({deviation:.2f})" for levels, deviation in noise.settings),
         }
         for noise in noises(all_evidence())
     ]

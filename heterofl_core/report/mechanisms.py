@@ -13,7 +13,7 @@ EPSILON = 1e-5  # of a norm, as in PyTorch
 MASKS = ("none", "detach", "zero", "neg_inf")
 
 
-def heads(level: str = "c") -> Figure:
+def heads(level: str) -> Figure:
     """Which of the 256 features of queries, keys and values a level holds, and what a prefix would be."""
     rows = {"a prefix": Axis("width", 256), "each head": Axis("width", 256, groups=8)}
     held = np.zeros((len(rows), 256))

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def kind(params: RunParams) -> Kind:
 
 
 def slice_kind(params: RunParams) -> Kind:
-    """That of the slices of a global model, which scatter more than the model itself."""
+    """That of the slices of a global model, which scatter otherwise than the model itself."""
     return *kind(params), "slice"
 
 
@@ -65,6 +66,14 @@ class PairNoise:
     deviation: float = math.nan
     freedom: float = 0
     borrowed_rounds: int = 0
+
+    @property
+    def basis(self) -> str:
+        """The degrees of freedom, and the rounds of shorter runs where they are those of such; empty if there
+        are none.
+        """
+        borrowed = f" ({self.borrowed_rounds} rounds)" if self.borrowed_rounds else ""
+        return f"{self.freedom:.1f}{borrowed}" if self.freedom else ""
 
     def half_width(self, pairs: int) -> float:
         """Half of the 95 % interval of a mean over pairs; NaN where the noise is not known."""
@@ -195,7 +204,8 @@ class Noise:
 
     Attributes:
         deviation, freedom: see `kind_variances`.
-        levels: of the settings with more than one seed; the others add nothing.
+        settings: those with more than one seed (the others add nothing): the levels of each, and the standard
+            deviation of its own runs, which has in it what the seeds explain.
     """
 
     dataset: str
@@ -205,7 +215,7 @@ class Noise:
     metric: str
     deviation: float
     freedom: float
-    levels: tuple[str, ...]
+    settings: tuple[tuple[str, float], ...]
 
 
 def noises(evidence: Evidence) -> list[Noise]:
@@ -219,9 +229,12 @@ def noises(evidence: Evidence) -> list[Noise]:
         for metric in METRICS:
             if (partition, metric) in CELLS and f"best_{metric}" in answers[0].records[0]["metrics"]:
                 pool = [measured(one, of_kind, metric, one.by_seed(metric)) for one in answers]
-                levels = tuple(answer.params.levels for answer in answers)
+                settings = tuple(
+                    (answer.params.levels, stdev(one.by_seed.values()))
+                    for answer, one in zip(answers, pool, strict=True)
+                )
                 found += [
-                    Noise(dataset, partition, of_kind, rounds, metric, math.sqrt(variance), freedom, levels)
+                    Noise(dataset, partition, of_kind, rounds, metric, math.sqrt(variance), freedom, settings)
                     for variance, freedom in kind_variances(pool).values()
                 ]
     return found

@@ -9,6 +9,7 @@ from heterofl_core.params import RunParams
 from heterofl_core.records import METRICS
 from heterofl_core.report.differences import difference
 from heterofl_core.report.evidence import Evidence, how_long
+from heterofl_core.report.noise import PairNoise
 from heterofl_core.report.paper import BASELINES, paper_value, run_of_row, table
 
 
@@ -20,28 +21,35 @@ def order(evidence: Evidence, dataset: str, partition: str, metric: str) -> str:
     """
     rows = [row for row in table(dataset).index if row not in BASELINES.values()]
     mixes = [run_of_row(dataset, partition, row) for row in rows]
-    ran = [mix for mix in mixes if evidence.answer(mix, how_long(mix))]
+    ran = {mix: answer for mix in mixes if (answer := evidence.answer(mix, how_long(mix)))}
     printed = {mix: value for mix in ran if (value := paper_value(mix, metric)) is not None}
     pairs = list(outcomes(evidence, printed, metric))
-    were_run = f"{len(printed)} of {len(mixes)} rows were run by the paper's schedule."
+    older = sum(ran[mix].state == "stale" for mix in printed)
+    marked = f", {older} of them with older code" if older else ""
+    were_run = f"{len(printed)} of {len(mixes)} rows were run by the paper's schedule{marked}."
     if not pairs:
         return f"{were_run} Too few to have an order."
-    counts = Counter(outcome for _, outcome in pairs)
-    against = [pair for pair, outcome in pairs if outcome == "against"]
+    counts = Counter(outcome for _, outcome, _ in pairs)
+    against = [pair for pair, outcome, _ in pairs if outcome == "against"]
     named = f" ({', '.join(against)})" if against else ""
     unknown = counts["unknown"]
+    borrowed = sum(
+        outcome in ("within", "against") and noise.borrowed_rounds > 0 for _, outcome, noise in pairs
+    )
+    lent = f" Shorter runs lend {borrowed} of these intervals their scatter." if borrowed else ""
     return (
         f"{were_run} Of the {len(pairs)} pairs among them, {counts['as printed']} are in the paper's order, "
         f"{counts['within']} the other way round by no more than the interval of such a pair, {len(against)} "
-        f"by more{named}{f', and {unknown} without an interval' if unknown else ''}."
+        f"by more{named}{f', and {unknown} without an interval' if unknown else ''}.{lent}"
     )
 
 
 def outcomes(
     evidence: Evidence, printed: Mapping[RunParams, float], metric: str
-) -> Iterator[tuple[str, str]]:
-    """Each pair of mixes that are printed with two different values, the better one first, and how ours came
-    out: `as printed`, or the other way round `within` their interval, `against` it, or with an `unknown` one.
+) -> Iterator[tuple[str, str, PairNoise]]:
+    """Each pair of mixes that are printed with two different values, the better one first; how ours came out:
+    `as printed`, or the other way round `within` their interval, `against` it, or with an `unknown` one; and
+    on what that interval rests.
 
     Args:
         printed: the paper's value for each mix that was run.
@@ -57,4 +65,4 @@ def outcomes(
             outcome = "unknown"
         else:
             outcome = "within" if ours.value + ours.half_width >= 0 else "against"
-        yield f"{better.levels} before {worse.levels}", outcome
+        yield f"{better.levels} before {worse.levels}", outcome, ours.noise

@@ -1,5 +1,8 @@
 """Figures of results, in the visual language of `figures.py`: ours filled, the paper's numbers hollow."""
 
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,13 +11,91 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from heterofl_core.figures import DASHES, LEVEL_COLOURS, MARKERS, draw_runs, nothing_run, say_not_run
+from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.levels import LEVELS
 from heterofl_core.records import METRICS
 from heterofl_core.report import frequencies
 
+DASHES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKERS = "os^Dv"
+"""What tells lines of one colour apart: every dash with the first marker, then with the next."""
+
 STYLES = {"fix": "--", "dynamic": "-"}
 HOLLOW: dict[str, Any] = {"marker": "o", "ms": 7, "mfc": "none", "ls": "none"}
+
+
+def nothing_run() -> Figure:
+    """In place of a figure for which there are no runs."""
+    figure = Figure(figsize=(7.6, 0.6))
+    plot = figure.subplots()  # without one, a notebook would show no figure
+    plot.set_axis_off()
+    say_not_run(plot)
+    return figure
+
+
+def say_not_run(plot: Plot) -> None:
+    """Says so in the middle of an empty panel."""
+    plot.text(0.5, 0.5, "not run", transform=plot.transAxes, ha="center", va="center", color="#767676")
+
+
+def learning_curves(curves: pd.DataFrame, metric: str) -> Figure:
+    """One line for each run, coloured by the largest level; lines of one colour differ in their dashes.
+
+    A panel has the runs of one data set and partition that are equally long, those that change nothing of the
+    method or those that do.
+
+    Args:
+        curves: see `run_tables.curves`.
+        metric: a column of it, such as `global_accuracy`.
+    """
+    shown = curves[curves[metric].notna()] if metric in curves else curves.head(0)
+    if shown.empty:
+        return nothing_run()
+    kinds = shown.assign(changed=shown["variation"] != "")
+    panels = list(kinds.groupby(["dataset", "partition", "changed", "rounds"]))
+    heights = [max(2.5, 0.8 + 0.17 * runs["run_id"].nunique()) for _, runs in panels]  # room for the legend
+    figure = Figure(figsize=(7.6, sum(heights)))
+    plots = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for plot, ((dataset, partition, changed, rounds), runs) in zip(plots, panels, strict=True):
+        draw_runs(plot, runs, metric, ["levels", "assignment", "variation"])
+        what = "changed, " if changed else ""
+        plot.set_title(f"{dataset}, {partition}: {what}{rounds} rounds", loc="left")
+        plot.set(xlabel="communication round", ylabel=METRICS[metric].axis, xlim=(0, None))
+        plot.legend(
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+            frameon=False,
+            title="levels",
+            fontsize=8,
+            handlelength=3.2,
+        )
+        plot.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    return figure
+
+
+def draw_runs(plot: Plot, runs: pd.DataFrame, metric: str, told: Sequence[str]) -> None:
+    """A line for each run over its rounds, in the colour of its largest level; lines of one colour differ in
+    their dashes, then in their markers.
+
+    Args:
+        runs: see `run_tables.curves`.
+        metric: a column of it.
+        told: columns whose values name a run in the legend.
+    """
+    drawn: Counter[str] = Counter()
+    for (*names, _), run in runs.groupby([*told, "run_id"]):
+        largest = str(run["levels"].iloc[0])[0]
+        marker, dash = divmod(drawn[largest], len(DASHES))
+        plot.plot(
+            run["round"],
+            run[metric],
+            color=LEVEL_COLOURS[largest],
+            linestyle=DASHES[dash],
+            marker=MARKERS[marker % len(MARKERS)],
+            ms=3,
+            label=textwrap.fill(", ".join(str(name) for name in names if name), 34),
+        )
+        drawn[largest] += 1
 
 
 def four_panels(

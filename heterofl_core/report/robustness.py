@@ -6,17 +6,14 @@ from itertools import chain
 
 from heterofl_core.report.claims import (
     WITH_INTERVAL,
-    Chance,
-    chances,
-    judged,
+    Judgement,
+    all_judgements,
     outcomes,
-    read_claims,
     told,
     verdict,
     verdict_on,
 )
 from heterofl_core.report.exhibits import all_evidence
-from heterofl_core.report.paper import TABLES
 
 DECIDED = ("reproduced", "partly", "not reproduced")
 """The verdicts that say yes or no."""
@@ -24,20 +21,15 @@ DECIDED = ("reproduced", "partly", "not reproduced")
 
 def robustness() -> str:
     """How much hangs on the number of comparisons, and on the best round: Markdown."""
-    evidence = all_evidence()
-    asked = [some for claim in read_claims() for dataset in TABLES if (some := claim.of(dataset))]
-    best, final = (
-        [chances(some, [judged(evidence, one, which) for one in some]) for some in asked]
-        for which in ("best", "final")
-    )
+    best, final = (all_judgements(all_evidence(), which) for which in ("best", "final"))
     return f"{corrected(best)} {by_the_last_round(best, final)}"
 
 
-def corrected(claims: Sequence[Sequence[Chance]]) -> str:
+def corrected(claims: Sequence[Sequence[Judgement]]) -> str:
     """What Holm's correction leaves of the outcomes and of the verdicts, in words.
 
     Args:
-        claims: for each verdict, the `chances` of its comparisons.
+        claims: for each verdict, what came of its comparisons.
     """
     every = list(chain(*claims))
     by_all = told(every)
@@ -54,12 +46,12 @@ def corrected(claims: Sequence[Sequence[Chance]]) -> str:
     )
 
 
-def by_the_last_round(best: Sequence[Sequence[Chance]], final: Sequence[Sequence[Chance]]) -> str:
+def by_the_last_round(best: Sequence[Sequence[Judgement]], final: Sequence[Sequence[Judgement]]) -> str:
     """How much would be another if the last round were judged and not the best, in words; see `corrected`."""
     measured = [
-        (one, other)
-        for (one, _), (other, _) in zip(chain(*best), chain(*final), strict=True)
-        if one in WITH_INTERVAL
+        (one.outcome, other.outcome)
+        for one, other in zip(chain(*best), chain(*final), strict=True)
+        if one.outcome in WITH_INTERVAL
     ]
     verdicts = [(verdict_on(one), verdict_on(other)) for one, other in zip(best, final, strict=True)]
     enough = [(one, other) for one, other in verdicts if one != "not enough runs"]

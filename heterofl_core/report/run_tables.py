@@ -3,7 +3,7 @@
 Nothing here needs torch, and nothing is computed that is not in `outputs/` or `params/paper/`.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -23,7 +23,7 @@ from heterofl_core.records import (
 )
 from heterofl_core.report.evidence import Evidence, state
 from heterofl_core.report.paper import CELLS, defined_otherwise, paper_value
-from heterofl_core.report.tables import printed, run_link, searchable, unless_empty
+from heterofl_core.report.tables import aligned, printed, run_link, searchable, unless_empty
 from heterofl_core.report.titles import length, title_of, variation
 from heterofl_core.status import STATES
 
@@ -119,13 +119,10 @@ def table_of_runs(runs: pd.DataFrame) -> Styler:
     table["levels"] = [
         run_link(run_id, levels) for run_id, levels in zip(table["run_id"], described, strict=True)
     ]
-    numbers: list[Hashable] = [COLUMNS[name] for name in ("seed", "paper", "best", "final", "difference")]
-    return (
-        searchable(printed(table[list(COLUMNS)].rename(columns=COLUMNS)))
-        .format(precision=2, na_rep="–")
-        .format("{:+.2f}", subset=["Best − paper"], na_rep="–")
-        .set_properties(subset=numbers, **{"text-align": "right", "font-variant-numeric": "tabular-nums"})
-    )
+    numbers = ("seed", "paper", "best", "final", "difference")
+    text = [title for name, title in COLUMNS.items() if name not in numbers]
+    shown = searchable(aligned(table[list(COLUMNS)].rename(columns=COLUMNS), text))
+    return shown.format(precision=2, na_rep="–").format("{:+.2f}", subset=["Best − paper"], na_rep="–")
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ PAIRS = tuple(itertools.combinations(LEVELS, 2))
 Figures 9 to 11 show, the paper does not say.
 """
 
-BESIDE = ("sliced", "alone", "gain", "half_width", "chance", "seeds")
+BESIDE = ("sliced", "alone", "gain", "half_width", "chance", "basis", "seeds")
 """What is told of a slice beside its level alone; see `sub_models`."""
 
 
@@ -103,33 +104,35 @@ def sub_models(evidence: Evidence, metric: str) -> pd.DataFrame:
         mix's seeds, and what depends on it is NaN), `level`, `sliced` (its slice of the mix's final global
         model, the mean over `seeds`), `alone` (the level's own final model), `gain` (how much the slice is
         better, negative where it is worse; see `records.Metric.gain`), `half_width` (of the gain's 95 %
-        interval, from the noise of such pairs), `chance` (its p-value) and `seeds` (how many). Runs without a
-        norm are left out: see the page.
+        interval, from the noise of such pairs), `chance` (its p-value), `basis` (what both rest on, see
+        `PairNoise.basis`) and `seeds` (how many). Runs without a norm are left out: see the page.
     """
-    rows = []
-    for answer in evidence.distinct:
-        if answer.params.norm == "none" or (metric, answer.params.partition) == ("local_accuracy", "iid"):
-            continue
-        for level in answer.sliced_levels:
-            if sliced := answer.slices(level, metric):
-                of_the_mix = {"levels", "assignment", "trace"}
-                settings = answer.params.model_dump(exclude=of_the_mix, exclude_none=True)
-                alone_run = run_params(**settings, levels=level)
-                of_the_level = evidence.answer(alone_run, how_long(answer.params))
-                alone_answer = of_the_level and of_the_level.beside(answer)
-                alone = alone_answer.by_seed(metric, "final") if alone_answer else {}
-                pool = repeated_slices(evidence, alone_run, metric)
-                both = slice_kind(answer.params), kind(alone_run)
-                noise = pair_noise(pool, both, answer.params)
-                level_alone = alone_answer if sliced.keys() & alone.keys() else None
-                told = {"answer": answer, "level_alone": level_alone, "level": level}
-                rows.append(told | slice_beside_alone(sliced, alone, metric, noise))
+    rows = [
+        {"answer": mix, "level": level} | beside_alone(evidence, mix, level, metric)
+        for mix in evidence.distinct
+        if mix.params.norm != "none" and (metric, mix.params.partition) != ("local_accuracy", "iid")
+        for level in mix.sliced_levels
+        if mix.slices(level, metric)
+    ]
     return pd.DataFrame(rows, columns=["answer", "level_alone", "level", *BESIDE])
+
+
+def beside_alone(evidence: Evidence, mix: Answer, level: str, metric: str) -> dict[str, Any]:
+    """What is told of a level's slice of a mix; see `sub_models`."""
+    settings = mix.params.model_dump(exclude={"levels", "assignment", "trace"}, exclude_none=True)
+    run = run_params(**settings, levels=level)
+    found = evidence.answer(run, how_long(mix.params))
+    answer = found and found.beside(mix)
+    sliced, alone = mix.slices(level, metric), answer.by_seed(metric, "final") if answer else {}
+    kinds = slice_kind(mix.params), kind(run)
+    noise = pair_noise(repeated_slices(evidence, run, metric), kinds, mix.params)
+    level_alone = answer if sliced.keys() & alone.keys() else None
+    return {"level_alone": level_alone} | slice_beside_alone(sliced, alone, metric, noise)
 
 
 def slice_beside_alone(
     sliced: dict[int, float], alone: dict[int, float], metric: str, noise: PairNoise
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Slices beside the level alone, both by seed: means over the seeds that both have; see `sub_models`.
 
     Args:
@@ -137,7 +140,7 @@ def slice_beside_alone(
     """
     both = sorted(sliced.keys() & alone.keys())
     if not both:
-        nothing = dict.fromkeys(BESIDE, math.nan)
+        nothing: dict[str, Any] = dict.fromkeys(BESIDE, math.nan)
         return nothing | {"sliced": fmean(sliced.values()), "seeds": len(sliced)}
     gain = fmean(METRICS[metric].gain(sliced[seed], alone[seed]) for seed in both)
     return {
@@ -146,6 +149,7 @@ def slice_beside_alone(
         "gain": gain,
         "half_width": noise.half_width(len(both)) if math.isfinite(gain) else math.nan,
         "chance": noise.p_value(gain, len(both)),
+        "basis": noise.basis,
         "seeds": len(both),
     }
 

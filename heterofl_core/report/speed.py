@@ -10,13 +10,12 @@ outputs/bench/machine.json   the machine, versions and commit of each
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ParamSpec
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from heterofl_core.folders import PARAMS, outputs_folder
+from heterofl_core.folders import PARAMS, bench_folder
 from heterofl_core.provenance import code_hash
 from heterofl_core.report.tables import printed
 from heterofl_core.strict_yaml import parse_yaml
@@ -25,11 +24,6 @@ Arguments = ParamSpec("Arguments")
 
 REFERENCE = "reference"
 MISSING = pd.DataFrame({"missing": ["`make bench` has not measured this here"]})
-
-
-def bench_folder() -> Path:
-    """The folder of the benchmark's results."""
-    return outputs_folder() / "bench"
 
 
 def measured(name: str) -> pd.DataFrame:
@@ -131,20 +125,22 @@ def roofline(execution: str) -> Styler:
 def peaks() -> Styler:
     """The peaks of the machine, of one process and of as many as it has cores."""
     columns: dict[str, Any] = {}
-    for one in machine("roofline")["peaks"]:
+    for one in where_and_when("roofline")["peaks"]:
         unit = {f"{name} (GFLOP/s)": value for name, value in one["gflops"].items()}
         unit |= {f"copies in {name} (GB/s)": value for name, value in one["gbytes"].items()}
         columns[f"{one['processes']} process{'es' if one['processes'] > 1 else ''}"] = unit
     return printed(pd.DataFrame(columns).reset_index(names="peak of")).format(precision=0)
 
 
-def machine(part: str) -> dict[str, Any]:
+def where_and_when(part: str) -> dict[str, Any]:
     """Where and when a part of the benchmark was measured.
 
     Raises:
         FileNotFoundError: it was not.
     """
-    known: dict[str, dict[str, Any]] = json.loads((bench_folder() / "machine.json").read_text("utf-8"))
+    known: dict[str, dict[str, Any]] = json.loads(
+        (bench_folder() / "machine.json").read_text(encoding="utf-8")
+    )
     if part not in known:
         raise FileNotFoundError(f"machine.json says nothing of {part}")
     return known[part]
@@ -153,7 +149,7 @@ def machine(part: str) -> dict[str, Any]:
 def measured_on(part: str) -> str:
     """The same as a sentence."""
     try:
-        found = machine(part)
+        found = where_and_when(part)
     except FileNotFoundError:
         return "Not measured here yet."
     stale = "" if found["code_hash"] == code_hash() else "; the code has changed since"

@@ -13,6 +13,7 @@ from heterofl_core.report import exhibits, ledger
 from heterofl_core.report.claims import (
     Claim,
     Comparison,
+    Judgement,
     comparisons,
     judged,
     outcome,
@@ -65,7 +66,7 @@ def test_where_long_runs_are_needed_short_ones_of_todays_code_do_not_stand_befor
     long = [a_record(99.0, levels="a-e"), a_record(98.0, levels="e", stale=True)]
     short = [a_record(97.0, levels=levels, protocol="short") for levels in ("a-e", "e")]
     asked = Comparison(better, worse, "global_accuracy", full=True)
-    found, came = judged(Evidence([*long, *short]), asked)
+    found, came, _ = judged(Evidence([*long, *short]), asked)
     assert found is not None
     assert (found.value, found.schedule, came) == (1.0, "paper, other code", "no interval")
     assert judged(Evidence(short), asked)[1] == "too short"
@@ -122,10 +123,10 @@ def test_every_claim_compares_different_runs_and_says_where_it_stands() -> None:
 
 def test_a_claim_can_be_judged_from_records() -> None:
     comparison = Comparison(PARAMS, run_params(dataset="mnist", levels="e"), "global_accuracy")
-    assert judged(Evidence([a_record()]), comparison) == (None, "not run")
+    assert judged(Evidence([a_record()]), comparison)[:2] == (None, "not run")
     records = [a_record(99.0 + seed / 100, seed=seed) for seed in range(3)]
     records += [a_record(90.0 - seed / 100, levels="e", seed=seed) for seed in range(3)]
-    found, came = judged(Evidence(records), comparison)
+    found, came, _ = judged(Evidence(records), comparison)
     assert found is not None
     assert (round(found.value, 2), came) == (9.02, "holds")
 
@@ -138,11 +139,15 @@ PARAMS = run_params(dataset="mnist", levels="a-e")
 
 def test_the_more_comparisons_a_claim_has_the_surer_one_must_fail() -> None:
     """One in twenty fails by chance; so of one comparison 0.04 is enough, and of three it is not."""
-    assert verdict_on([("fails", 0.04)]) == "not reproduced"
-    assert verdict_on([("fails", 0.04), ("open", 0.5), ("open", 0.5)]) == "undecided"
-    assert verdict_on([("fails", 0.01), ("open", 0.5), ("open", 0.5)]) == "not reproduced"
-    assert verdict_on([("holds", 0.001), ("holds", 0.02), ("open", 0.5)]) == "reproduced"
-    assert verdict_on([("holds", 0.04), ("no interval", math.nan)]) == "reproduced"
+
+    def said(*judgements: tuple[str, float]) -> str:
+        return verdict_on([Judgement(None, *one) for one in judgements])
+
+    assert said(("fails", 0.04)) == "not reproduced"
+    assert said(("fails", 0.04), ("open", 0.5), ("open", 0.5)) == "undecided"
+    assert said(("fails", 0.01), ("open", 0.5), ("open", 0.5)) == "not reproduced"
+    assert said(("holds", 0.001), ("holds", 0.02), ("open", 0.5)) == "reproduced"
+    assert said(("holds", 0.04), ("no interval", math.nan)) == "reproduced"
 
 
 def test_a_verdict_says_from_what_it_comes_and_whether_that_was_shorter_than_the_paper() -> None:
@@ -268,7 +273,7 @@ def test_without_runs_the_ledger_says_so_of_every_claim() -> None:
     )
     assert ledger.in_short() == (
         f"Pairs of a claim and a data set: {asked}. Of these 0 reproduced or, in short runs, supported; 0 "
-        f"not; 0 in part; 0 undecided; {asked} with too few runs."
+        f"not reproduced or, in short runs, not borne out; 0 in part; 0 undecided; {asked} with too few runs."
     )
     details = ledger.details()
     assert details.count("<details") == len(read_claims())
@@ -306,4 +311,4 @@ def test_the_page_explains_every_word_and_what_the_intervals_rest_on(
     (row,) = vars(ledger.scatter())["data"].to_dict("records")
     assert (row["Data"], row["Kind"]) == ("MNIST, iid", "heterofl, cnn, sbn, zero, static")
     shown = [row[name] for name in ("Standard deviation", "Degrees of freedom", "Levels")]
-    assert shown == ["1.00", "1.0", "a-e, e"]
+    assert shown == ["1.00", "1.0", "a-e (1.41), e (2.83)"]

@@ -334,6 +334,7 @@ def test_a_slice_stands_beside_its_level_alone_of_the_same_seeds() -> None:
         "gain": -0.25,
         "half_width": pytest.approx(12.7062 * 1.5 / 2, rel=1e-5),
         "chance": pytest.approx(ttest_rel([97.0, 91.0], [96.5, 92.0]).pvalue),
+        "basis": "1.0",
         "seeds": 2,
     }
     assert found["answer"].iloc[0].schedule == "paper"
@@ -426,11 +427,11 @@ def test_the_table_of_slices_counts_those_that_are_worse_or_better_by_more_than_
     lines = lines.replace("<.*?>", "", regex=True)
     width = "0.04"  # 12.706 · 0.00283: pairs of slice and level alone would differ by 9.000 and 9.004
     assert sorted(lines.itertuples(index=False, name=None)) == [
-        ("a-d, dynamic", "89.00", "not run", "–", "", "2", "paper"),
-        ("a-e, dynamic", "97.00", "96.00", "+1.00", width, "1", "paper"),
-        ("b-e, dynamic", "95.00", "96.00", "−1.00", width, "1", "paper"),
-        ("c-e, dynamic", "96.01", "96.00", "+0.01", width, "1", "paper"),
-        ("d-e, dynamic, norm gn", "90.00", "not run", "–", "", "1", "short, 20 rounds"),
+        ("a-d, dynamic", "89.00", "not run", "–", "", "", "2", "paper"),
+        ("a-e, dynamic", "97.00", "96.00", "+1.00", width, "1.0", "1", "paper"),
+        ("b-e, dynamic", "95.00", "96.00", "−1.00", width, "1.0", "1", "paper"),
+        ("c-e, dynamic", "96.01", "96.00", "+0.01", width, "1.0", "1", "paper"),
+        ("d-e, dynamic, norm gn", "90.00", "not run", "–", "", "", "1", "short, 20 rounds"),
     ]
 
 

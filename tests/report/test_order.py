@@ -18,7 +18,9 @@ PRINTED = {
 
 def came_out(by_level: dict[str, list[float]]) -> dict[str, str]:
     """How the pairs of some runs came out."""
-    return dict(outcomes(Evidence(runs(by_level)), PRINTED, "global_accuracy"))
+    return {
+        pair: outcome for pair, outcome, _ in outcomes(Evidence(runs(by_level)), PRINTED, "global_accuracy")
+    }
 
 
 def test_a_pair_comes_out_as_printed_or_the_other_way_round_within_its_interval_or_beyond() -> None:
@@ -46,7 +48,8 @@ def test_less_perplexity_comes_first() -> None:
         record | {"metrics": {"best_perplexity": record["metrics"]["best_global_accuracy"]}}
         for record in runs({"d": [4.0], "e": [7.0]}, dataset="wikitext2")
     ]
-    assert list(outcomes(Evidence(records), printed, "perplexity")) == [("d before e", "as printed")]
+    ((pair, outcome, _),) = outcomes(Evidence(records), printed, "perplexity")
+    assert (pair, outcome) == ("d before e", "as printed")
 
 
 def said(records: list[dict[str, Any]]) -> str:
@@ -72,3 +75,12 @@ def test_only_runs_of_the_papers_schedule_are_counted_and_no_baselines() -> None
         "1 of 31 rows were run by the paper's schedule. Too few to have an order."
     )
     assert said(runs({"c-e": [98.0], "d": [99.0]})).endswith(" by more, and 1 without an interval.")
+
+
+def test_older_code_and_what_shorter_runs_lend_is_told() -> None:
+    old = a_record(99.0, levels="d", stale=True)
+    assert said([old]).startswith("1 of 31 rows were run by the paper's schedule, 1 of them with older code.")
+    short = runs({"d": [97.0, 97.0], "e": [95.0, 95.1]}, protocol="short")
+    assert said([*short, *runs({"c-e": [98.0], "d": [99.0]})]).endswith(
+        "1 by more (c-e before d). Shorter runs lend 1 of these intervals their scatter."
+    )

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from test_figures import ROUNDS, TEXT
 
 from heterofl_core.figures import LEVEL_COLOURS
 from heterofl_core.records import METRICS
@@ -206,3 +207,110 @@ def test_ticks_are_few_and_written_out(limits: tuple[float, float], expected: li
 def test_what_nobody_ran_has_no_axes_and_says_so(figure: Figure) -> None:
     (plot,) = figure.axes
     assert (plot.axison, words(plot)) == (False, ["not run"])
+
+
+# Learning curves
+
+
+def run(
+    levels: str, partition: str, dataset: str = "mnist", variation: str = "", length: int = 4
+) -> pd.DataFrame:
+    """One run's rows of `run_tables.curves`."""
+    name = f"{dataset} {partition} {levels} {variation} {length}"
+    rounds = TEXT if dataset == "wikitext2" else ROUNDS
+    return rounds.assign(
+        run_id=name,
+        levels=levels,
+        assignment="dynamic",
+        partition=partition,
+        dataset=dataset,
+        variation=variation,
+        rounds=length,
+    )
+
+
+def titles(figure: Figure) -> list[str]:
+    """What stands above each plot."""
+    return [plot.get_title(loc="left") for plot in figure.axes]
+
+
+@pytest.mark.parametrize("metric", ["global_accuracy", "local_accuracy"])
+def test_learning_curves_have_a_panel_for_each_partition_and_a_line_for_each_run(metric: str) -> None:
+    curves = pd.concat([run("a", "iid"), run("c-e", "iid"), run("e", "non-iid-2")])
+    figure = result_figures.learning_curves(curves, metric)
+    above, below = figure.axes
+    assert axis_labels(figure) == [("communication round", "accuracy (%)")] * 2
+    assert titles(figure) == ["mnist, iid: 4 rounds", "mnist, non-iid-2: 4 rounds"]
+    drawn = [(line.get_label(), line.get_color()) for line in [*above.lines, *below.lines]]
+    colour = LEVEL_COLOURS
+    assert drawn == [
+        ("a, dynamic", colour["a"]),
+        ("c-e, dynamic", colour["c"]),
+        ("e, dynamic", colour["e"]),
+    ]
+    assert np.array_equal(above.lines[0].get_ydata(), ROUNDS[metric])
+
+
+def test_a_line_is_labelled_by_its_levels_and_what_the_run_changes() -> None:
+    runs = [run("a", "iid", variation=changed) for changed in ("fedavg, mlp", "norm bn, scaler False")]
+    figure = result_figures.learning_curves(pd.concat(runs), "global_accuracy")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_title().get_text() == "levels"
+    expected = ["a, dynamic, fedavg, mlp", "a, dynamic, norm bn, scaler False"]
+    assert [text.get_text() for text in legend.get_texts()] == expected
+    assert [line.get_label() for line in figure.axes[0].lines] == expected
+
+
+def test_lines_of_one_colour_differ_in_their_dashes_then_in_their_markers() -> None:
+    runs = [run("e", "iid", variation=f"norm {number}") for number in range(8)]
+    figure = result_figures.learning_curves(
+        pd.concat([run("a", "iid", variation="norm gn"), *runs]), "global_accuracy"
+    )
+    first, *others = figure.axes[0].lines
+    kinds = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in [first, *others]]
+    colour = LEVEL_COLOURS
+    assert kinds[:4] == [
+        (colour["a"], "-", "o"),
+        (colour["e"], "-", "o"),
+        (colour["e"], "--", "o"),
+        (colour["e"], ":", "o"),
+    ]
+    assert kinds[-1] == (colour["e"], "-", "s")
+
+
+def test_data_sets_lengths_and_changes_of_the_method_do_not_share_a_panel() -> None:
+    runs = [
+        run("a", "iid", "mnist"),
+        run("a", "iid", "digits"),
+        run("a", "iid", "mnist", variation="norm bn"),
+        run("a", "iid", "mnist", length=20),
+    ]
+    figure = result_figures.learning_curves(pd.concat(runs), "global_accuracy")
+    assert titles(figure) == [
+        "digits, iid: 4 rounds",
+        "mnist, iid: 4 rounds",
+        "mnist, iid: 20 rounds",
+        "mnist, iid: changed, 4 rounds",
+    ]
+
+
+def test_learning_curves_on_text_show_perplexities() -> None:
+    figure = result_figures.learning_curves(run("a", "iid", "wikitext2"), "perplexity")
+    assert axis_labels(figure) == [("communication round", "perplexity")]
+    assert np.array_equal(figure.axes[0].lines[0].get_ydata(), TEXT["perplexity"])
+
+
+def test_runs_without_the_metric_have_no_panel() -> None:
+    both = pd.concat([run("a", "iid"), run("a", "iid", "wikitext2")])
+    assert titles(result_figures.learning_curves(both, "perplexity")) == ["wikitext2, iid: 4 rounds"]
+    assert titles(result_figures.learning_curves(both, "local_accuracy")) == ["mnist, iid: 4 rounds"]
+    (plot,) = result_figures.learning_curves(run("a", "iid"), "perplexity").axes
+    assert (plot.axison, [text.get_text() for text in plot.texts]) == (False, ["not run"])
+
+
+def test_ticks_of_rounds_are_whole_numbers_from_zero_on() -> None:
+    (plot,) = result_figures.learning_curves(run("a", "iid"), "global_accuracy").axes
+    low, high = plot.get_xlim()
+    assert low == 0
+    assert [tick for tick in plot.get_xticks() if tick <= high] == [0, 1, 2, 3, 4]

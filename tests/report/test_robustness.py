@@ -4,8 +4,8 @@ import pytest
 from test_evidence import a_record
 
 from heterofl_core.params import run_params
-from heterofl_core.report import robustness
-from heterofl_core.report.claims import Claim, Comparison, chances, judged
+from heterofl_core.report import claims, robustness
+from heterofl_core.report.claims import Claim, Comparison, Judgement, judged
 from heterofl_core.report.differences import difference
 from heterofl_core.report.evidence import Evidence
 
@@ -15,8 +15,9 @@ def test_what_correction_leaves_of_outcomes_and_verdicts_by_hand() -> None:
     Among all four, 0.01 ≤ 0.05/4, and 0.02 > 0.05/3 ends it: one of three holds, and the claim is undecided.
     The other claim has one that fails, by itself, and the third too few intervals.
     """
-    first = [("holds", 0.01), ("holds", 0.02), ("open", 0.7)]
-    assert robustness.corrected([first, [("fails", 0.04)], [("no interval", float("nan"))]]) == (
+    first = [Judgement(None, *one) for one in (("holds", 0.01), ("holds", 0.02), ("open", 0.7))]
+    others = [[Judgement(None, "fails", 0.04)], [Judgement(None, "no interval", float("nan"))]]
+    assert robustness.corrected([first, *others]) == (
         "Of 4 comparisons with an interval, 2 hold and 1 fail. Holm's correction for all of them leaves 1 "
         "and 0. Of 2 verdicts that decide something (reproduced, partly, not reproduced, or their weaker "
         "words), 0 stay if each corrects for all comparisons and not for its claim's alone; without any "
@@ -36,8 +37,7 @@ def test_chance_is_judged_at_the_margin() -> None:
     found = difference(Evidence(records), mix, alone, "global_accuracy")
     assert found is not None
     comparison = Comparison(mix, alone, "global_accuracy", margin=10.0)
-    ((_, chance),) = chances([comparison], [judged(Evidence(records), comparison)])
-    assert chance == found.p_value(10.0) > 100 * found.p_value(0.0)
+    assert judged(Evidence(records), comparison).chance == found.p_value(10.0) > 100 * found.p_value(0.0)
 
 
 def test_what_hangs_on_the_best_round_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_what_hangs_on_the_best_round_is_counted(monkeypatch: pytest.MonkeyPatch
     e, a, b = (run_params(dataset="mnist", levels=levels) for levels in ("e", "a", "b"))
     comparison = Comparison(e, a, "global_accuracy")
     claim = Claim(1, "e is better than a and b", "nowhere", (comparison, Comparison(e, b, "global_accuracy")))
-    monkeypatch.setattr(robustness, "read_claims", lambda: [claim])
+    monkeypatch.setattr(claims, "read_claims", lambda: [claim])
     monkeypatch.setattr(robustness, "all_evidence", lambda: Evidence(records))
     assert robustness.robustness() == (
         "Of 1 comparisons with an interval, 1 hold and 0 fail. Holm's correction for all of them leaves 1 "

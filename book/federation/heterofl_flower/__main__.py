@@ -102,9 +102,13 @@ def show(folder: Path, trace: str, rounds: int, deadline: float, kill: int, kill
         kill_in: the round in which it does.
 
     Raises:
-        InputError: there is no such client or round, a step took too long, or there is no result, or one that
-            is not the simulation's.
+        InputError: there are no clients, no rounds, or no such ones, a step took too long, or there is no
+            result, or one that is not the simulation's.
     """
+    if not trace:
+        raise InputError("--levels '' is not allowed; it needs a letter for each client, such as cde")
+    if rounds < 1:
+        raise InputError(f"--rounds {rounds} is not allowed; it must be 1 or more")
     if not -1 <= kill < len(trace):
         raise InputError(f"--kill {kill} is not allowed; clients are 0 to {len(trace) - 1}, and -1 is nobody")
     if kill >= 0 and not 1 <= kill_in <= rounds:

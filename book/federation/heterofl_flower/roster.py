@@ -60,8 +60,12 @@ class Roster:
                 raise InputError(
                     f"client {member.client} has the level {member.level!r}; allowed are {', '.join(LEVELS)}"
                 )
-        if len(self.by_key()) < len(self.members):
-            raise InputError("a key stands twice in the roster; each client needs a key of its own")
+        holders: dict[bytes, int] = {}
+        for member in self.members:
+            if (other := holders.setdefault(in_pem(member.key), member.client)) != member.client:
+                raise InputError(
+                    f"clients {other} and {member.client} have one key in the roster; each needs its own"
+                )
 
     @classmethod
     def read(cls, path: Path) -> "Roster":

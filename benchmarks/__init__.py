@@ -1,0 +1,1 @@
+"""What a round takes, beside common practice and beside what the machine could do."""
