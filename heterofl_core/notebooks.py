@@ -122,7 +122,9 @@ def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:
             kept = failed_path(params.run_id)
             with atomic(kept) as copy:
                 copy.write_bytes(temporary.read_bytes())
-            raise InputError(f"{error}; the notebook as far as it came: {kept}") from error
+            died = isinstance(error.__cause__, RuntimeError)  # its kernel; no cell is to blame
+            goes_on = "; the same command goes on from where it stopped" if died else ""
+            raise InputError(f"{error}{goes_on}; the notebook as far as it came: {kept}") from error
 
 
 def through_papermill(

@@ -16,7 +16,7 @@ from heterofl_core.provenance import RESULT_MODULES, git, hashed, meaning
 
 CORE = Path(provenance.__file__).parent
 NO_RESULT = {
-    *("params", "schedules", "traces", "errors", "files", "folders", "own"),
+    *("params", "schedules", "strict_yaml", "traces", "errors", "files", "folders", "own"),
     *("locks", "records", "checkpoints", "cost", "provenance", "contract", "printing"),
     "processor",  # decides last digits, and a record names it
     "estimate",  # by which `auto` chooses an engine, and a record says which
@@ -25,7 +25,7 @@ NO_RESULT = {
 AROUND = {
     *("__init__", "__main__", "settings", "studies", "notebooks", "pipeline"),
     *("status", "timings", "verify", "figures", "pages", "results", "equivalence"),
-    *("chapters", "chapter_runs", "course", "confusions", "ensembles", "strict_yaml"),
+    *("chapters", "chapter_runs", "course", "confusions", "ensembles"),
 }
 """Modules that no run uses: they start runs, or read what runs left."""
 
