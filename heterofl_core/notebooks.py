@@ -107,6 +107,10 @@ def run_notebook(values: Mapping[str, Any]) -> Path | None:
     return path
 
 
+class KernelError(InputError):
+    """A notebook's kernel died, or never lived; no cell is to blame."""
+
+
 def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:
     """Has papermill execute a run's notebook, which is kept among the failed ones if it fails.
 
@@ -122,7 +126,7 @@ def execute_notebook(params: RunParams, values: Mapping[str, Any]) -> None:
             kept = failed_path(params.run_id)
             with atomic(kept) as copy:
                 copy.write_bytes(temporary.read_bytes())
-            died = isinstance(error.__cause__, RuntimeError)  # its kernel; no cell is to blame
+            died = isinstance(error, KernelError)
             goes_on = "; the same command goes on from where it stopped" if died else ""
             raise InputError(f"{error}{goes_on}; the notebook as far as it came: {kept}") from error
 
@@ -138,7 +142,8 @@ def through_papermill(
         options: of `papermill.execute_notebook`.
 
     Raises:
-        InputError: a cell failed, or the kernel died.
+        InputError: a cell failed.
+        KernelError: the kernel died, or never lived.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -156,8 +161,8 @@ def through_papermill(
         )
     except PapermillExecutionError as error:
         raise InputError(f"{error.evalue} (cell {error.cell_index})") from error
-    except RuntimeError as error:  # its kernel died, or never lived
-        raise InputError(str(error)) from error
+    except RuntimeError as error:
+        raise KernelError(str(error)) from error
 
 
 def read_notebook(path: Path) -> NotebookNode:

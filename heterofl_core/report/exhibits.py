@@ -194,7 +194,7 @@ def slice_row(found: pd.Series) -> dict[str, str]:
         "Alone": linked(alone, fixed(found["alone"]) + MARKS[alone.state]) if alone else "not run",
         "Better by": signed(found["gain"]),
         "±": "" if math.isnan(found["half_width"]) else fixed(found["half_width"]),
-        "Freedom": found["basis"] if alone else "",
+        "Freedom": found["basis"],
         "Seeds": str(found["seeds"]),
         "Schedule": mix.schedule,
     }

@@ -141,7 +141,7 @@ def slice_beside_alone(
     both = sorted(sliced.keys() & alone.keys())
     if not both:
         nothing: dict[str, Any] = dict.fromkeys(BESIDE, math.nan)
-        return nothing | {"sliced": fmean(sliced.values()), "seeds": len(sliced)}
+        return nothing | {"sliced": fmean(sliced.values()), "basis": "", "seeds": len(sliced)}
     gain = fmean(METRICS[metric].gain(sliced[seed], alone[seed]) for seed in both)
     return {
         "sliced": fmean(sliced[seed] for seed in both),
